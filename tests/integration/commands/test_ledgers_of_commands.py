@@ -48,7 +48,7 @@ ASKS: dict[str, tuple[list[str], int]] = {
 # Those that ask none, that make one, or that answer for it in their own way and have tests of that.
 OTHERS = {
     "api", "check", "console", "demo", "explain", "flower", "health", "keys", "merge", "migrate", "password", "policy",
-    "settings", "simulator", "token", "top", "up", "webhooks", "worker",
+    "replace", "settings", "simulator", "token", "top", "up", "webhooks", "worker",
 }  # fmt: skip
 
 

@@ -52,4 +52,4 @@ class TestTheFollowUp:
         monkeypatch.setenv("FOLLOW_UP_GRANT", "g1")
         monkeypatch.setattr("sys.argv", ["sequence", "42", "leyah@example.com", "Leyah"])
         sequence.main()
-        assert "to be sent, then 3 days, unless its mail bounces or is answered" in capsys.readouterr().out
+        assert "to be sent, and then for 3 days, unless its mail bounces or is answered" in capsys.readouterr().out
