@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from sendq.console import serving
 from sendq.console.acts import ACTS, Act, Given, Preview
 from sendq.console.acts.act import with_period
 from sendq.console.asked import Asked, View
 from sendq.console.desk import Desk
 from sendq.console.runs import Run, RunState, TooManyRuns
-from sendq.console.serving import Endpoint, Page, Refused, form_of, invalid, require_own
-from sendq.errors import InvalidArgument, NotFound
+from sendq.console.serving import Endpoint, Page, Refused, explained, form_of, is_large, require_own
+from sendq.errors import InvalidArgument, NotFound, SendqError
 
 # Refusals of one person that are recorded in a row; a script that tries on would fill the journal.
 RECORDED_MOST = 100
@@ -30,6 +33,7 @@ class Acting(Endpoint):
     def __init__(self, desk: Desk) -> None:
         super().__init__(desk)
         self._refused: Counter[str] = Counter()
+        self._large = asyncio.Lock()  # one large form at a time: each takes a multiple of its size in memory
 
     async def answer(self, request: Request, asked: Asked) -> Response:
         act = ACTS.get(asked.values["act"])
@@ -38,8 +42,30 @@ class Acting(Endpoint):
         if request.method == "GET":
             if not asked.person.acts:
                 raise Refused(403, "Not allowed", NOT_ALLOWED)
-            return await run_in_threadpool(self._preview, act, asked, asked.query)
-        form = await form_of(request, most=act.form_most if asked.person.acts else None)
+            # Only what the act concerns comes in an address; the rest is entered by the person who signs for it.
+            concerns = {name: value for name, value in asked.query.items() if name in act.fields}
+            return await run_in_threadpool(self._preview, act, asked, concerns)
+        if act.form_most is None or not asked.person.acts or not is_large(request):
+            return await self._sent(request, act, asked, most=None)
+        async with self._turn():
+            return await self._sent(request, act, asked, most=act.form_most)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """While one large form is read and answered, others wait unread."""
+        try:
+            async with asyncio.timeout(serving.LARGE_FORM_S):
+                await self._large.acquire()
+        except TimeoutError:
+            says = "Another large form is being read. Nothing was changed. Send it again."
+            raise Refused(503, "Busy", says) from None
+        try:
+            yield
+        finally:
+            self._large.release()
+
+    async def _sent(self, request: Request, act: Act, asked: Asked, *, most: int | None) -> Response:
+        form = await form_of(request, most=most, too_large=act.too_large)
         require_own(self.desk, request, asked.person, form)
         if not asked.person.acts:
             await run_in_threadpool(self._record_refusal, act, asked)
@@ -69,11 +95,14 @@ class Acting(Endpoint):
         if self.desk.runs.get(identity) is None:
             try:
                 preview = act.preview(self.desk.operators, given)
-                if preview.possible:
-                    act.check(self.desk.operators, given)
+                act.check(self.desk.operators, given)
                 self._carry_out(act, asked, given, preview, identity)
-            except InvalidArgument as error:
-                return self._preview(act, asked, form, invalid(error), 422)
+            except SendqError as error:  # the form is shown again, with what was entered
+                status, _, says = explained(error)
+                return self._preview(act, asked, form, says, 422 if isinstance(error, InvalidArgument) else status)
+            except TooManyRuns:
+                says = "Eight acts are being carried out by this console. Wait for one to end, or stop it."
+                return self._preview(act, asked, form, says, 503)
         return RedirectResponse(asked.url("runs", identity), 303)
 
     def _given(self, values: Mapping[str, str], asked: Asked, reason: str) -> Given:
@@ -83,11 +112,7 @@ class Acting(Endpoint):
         if not 8 <= len(identity) <= 64 or not identity.replace("-", "").replace("_", "").isalnum():
             raise Refused(400, "Not a form", "This is not a form of the console.")
         run = Run(identity, preview.what, asked.person.name, given.reason, asked.url(*preview.back))
-        try:
-            self.desk.runs.begin(run, lambda: act.steps(self.desk.operators, given))
-        except TooManyRuns:
-            says = "Eight acts are being carried out by this console. Wait for one to end, or stop it."
-            raise Refused(503, "Too many acts", says) from None
+        self.desk.runs.begin(run, lambda: act.steps(self.desk.operators, given))
 
     def _record_refusal(self, act: Act, asked: Asked) -> None:
         name = asked.person.name

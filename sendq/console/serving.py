@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
-from urllib.parse import parse_qsl
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -20,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from sendq.console.asked import Asked, Redirect, View
 from sendq.console.desk import Desk
+from sendq.console.forms import fields_of
 from sendq.console.headers import ALWAYS
 from sendq.console.identity import ANONYMOUS, Person, anyone
 from sendq.console.live import STREAMS_MOST, Rendered
@@ -55,6 +55,15 @@ class Refused(Exception):
 
     def __init__(self, status: int, title: str, says: str) -> None:
         self.status, self.title, self.says = status, title, says
+
+
+def _not_ours() -> Refused:
+    return Refused(
+        403,
+        "Not from this page",
+        "The form was not sent from a page of this console that you opened while signed in. Nothing was changed. "
+        "Open the page again and repeat it.",
+    )
 
 
 class Endpoint:
@@ -169,10 +178,19 @@ def csrf_of(desk: Desk, request: Request, person: Person) -> str:
     return desk.signer.sign("csrf", person.name, "" if session is None else session.id)
 
 
-async def form_of(request: Request, *, most: int | None = None) -> dict[str, str]:
-    """The fields of a form. Raises `Refused` for one that is larger than ``most`` (None: `FORM_MOST`) bytes, or takes
-    longer than `FORM_S`, or, if it may be large, `LARGE_FORM_S`.
+def is_large(request: Request) -> bool:
+    """Whether a form has more than `FORM_MOST` bytes, or may have: its length is not known."""
+    length = request.headers.get("content-length", "")
+    return not (length.isdecimal() and len(length) < 10 and int(length) <= FORM_MOST)
+
+
+async def form_of(request: Request, *, most: int | None = None, too_large: str = "Shorten it.") -> dict[str, str]:
+    """The fields of a form. Raises `Refused` for one that a browser sends from another site (before it is read), that
+    is larger than ``most`` (None: `FORM_MOST`) bytes (``too_large`` says what to do), or that takes longer than
+    `FORM_S`, or, if it may be large, `LARGE_FORM_S`.
     """
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise _not_ours()
     seconds, limit = (FORM_S, FORM_MOST) if most is None else (LARGE_FORM_S, most)
     body = bytearray()
     try:
@@ -180,30 +198,25 @@ async def form_of(request: Request, *, most: int | None = None) -> dict[str, str
             async for part in request.stream():
                 body += part
                 if len(body) > limit:
-                    raise Refused(413, "Too large", "This form is too large for the console. Nothing was changed.")
+                    says = f"This form is too large for the console. Nothing was changed. {too_large}"
+                    raise Refused(413, "Too large", says)
     except TimeoutError:
         raise Refused(408, "Too slow", "The form did not arrive in time. Nothing was changed. Send it again.") from None
     except ClientDisconnect:
         raise Refused(400, "Not a form", "The connection ended within the form. Nothing was changed.") from None
     try:
-        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=100))
+        return await run_in_threadpool(fields_of, bytes(body))
     except ValueError:
         raise Refused(400, "Not a form", "This is not a form of the console.") from None
 
 
 def require_own(desk: Desk, request: Request, person: Person, form: Mapping[str, str]) -> None:
     """Raise `Refused` unless a form comes from a page of this console that this person has opened."""
-    site = request.headers.get("sec-fetch-site", "same-origin")
     session = desk.sessions.of(request) if desk.sessions is not None else None
     token = form.get("csrf", "")
     good = desk.signer.verify(token, "csrf", person.name, "" if session is None else session.id)
-    if not good or site not in ("same-origin", "none"):
-        raise Refused(
-            403,
-            "Not from this page",
-            "The form was not sent from a page of this console that you opened while signed in. Nothing was changed. "
-            "Open the page again and repeat it.",
-        )
+    if not good:
+        raise _not_ours()
 
 
 FAILED = "This page failed by a mistake of the console. Its log has the details."

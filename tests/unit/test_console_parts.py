@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import tracemalloc
 from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qsl, urlencode
 
 import pytest
 
 from sendq.console import files, passwords
+from sendq.console.forms import SLICE, fields_of
 from sendq.console.live import FORGOTTEN_S, Fragments, Rendered
 from sendq.console.texts import TONES, absolute, relative, span, tone, words
 from sendq.rules.states import State
@@ -122,6 +125,36 @@ class TestSharedRenderings:
 
     def test_are_events_without_line_breaks(self) -> None:
         assert Rendered("page", "<p>\n</p>").event() == 'event: page\ndata: "<p>\\n</p>"\n\n'
+
+
+class TestForms:
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"a": "", "b": "x=y&z", "ü": "é + ü"},
+            {"message": "<" * SLICE, "reason": "ü%41"},
+            {"message": "x" + "ü" * SLICE},
+            {"message": "xy" + "%" * SLICE},
+            {str(number): "" for number in range(100)},
+        ],
+    )
+    def test_are_read_as_browsers_write_them(self, fields: dict[str, str]) -> None:
+        body = urlencode(fields)
+        assert fields_of(body.encode()) == fields == dict(parse_qsl(body, keep_blank_values=True))
+
+    @pytest.mark.parametrize("body", [b"\xff\xfe=1", b"a=%ff", b"&".join([b"a=1"] * 101), b"&" * 1000])
+    def test_that_are_none_are_refused(self, body: bytes) -> None:
+        with pytest.raises(ValueError, match=r"fields|utf-8"):
+            fields_of(body)
+
+    def test_take_little_memory(self) -> None:
+        body = b"message=" + b"%3C" * 500_000
+        tracemalloc.start()
+        try:
+            fields_of(body)
+            assert tracemalloc.get_traced_memory()[1] < 5 * len(body)  # all escapes at once: 80 times as much
+        finally:
+            tracemalloc.stop()
 
 
 class TestFiles:

@@ -142,20 +142,23 @@ def rate_choice(without: str) -> Choice:
 class Act:
     """An act by its name in the address. Its methods raise the exceptions of `Operators`.
 
-    ``fields``: those that say what it concerns; those of `Preview.choices` say how. ``form_most``: bytes of its form;
-    None: as many as any form has.
+    ``fields``: those that say what it concerns, which an address may have; those of `Preview.choices` say how.
+    ``form_most``: bytes of its form; None: as many as any form has; ``too_large``: what to do with a larger one.
     """
 
     name: str
     fields: Sequence[str]
     form_most: int | None = None
+    too_large: str = "Shorten it."
 
     def preview(self, operators: Operators, given: Given) -> Preview:
         """What it would do, whatever the choices of the form are. Nothing is changed."""
         raise NotImplementedError
 
     def check(self, operators: Operators, given: Given) -> None:
-        """Raise `InvalidArgument` if the choices of the form cannot be carried out. Nothing is changed."""
+        """Raise `InvalidArgument` if it cannot be carried out as the form says, whatever the preview has found: then
+        the form is shown again, with what was entered. Nothing is changed.
+        """
 
     def steps(self, operators: Operators, given: Given) -> Iterator[Facts]:
         """Carry it out, step by step; each yields what has been done so far."""

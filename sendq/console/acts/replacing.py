@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 
 from sendq.console.acts.act import Act, Choice, Given, Preview, count
 from sendq.console.acts.jobs import job_page
 from sendq.console.runs import Facts
 from sendq.console.texts import absolute
-from sendq.errors import InvalidArgument, InvalidJob, NotFound, NotWaiting
+from sendq.errors import InvalidArgument, InvalidJob, NotFound, NotWaiting, Problem, Unreadable
 from sendq.messages.forms import MAX_JSON_BYTES
 from sendq.messages.from_json import message_from_json
 from sendq.operators import Operators
@@ -27,6 +26,7 @@ class Replace(Act):
     fields = ("job", "content")
     # A message that Nylas takes as JSON, as a form writes it: three bytes for most characters of HTML.
     form_most = 3 * MAX_JSON_BYTES
+    too_large = "Use `sendq replace JOB --message FILE`."
     choices = (
         Choice("message", "New message", long=True, required=True,
                hint='JSON with all of its fields, like {"to": ["ann@example.com"], "subject": "…", "body": "…"}'),
@@ -35,18 +35,24 @@ class Replace(Act):
     )  # fmt: skip
 
     def preview(self, operators: Operators, given: Given) -> Preview:
-        """Whether it can be replaced, and which content version that would replace."""
+        """Whether it can be replaced, and which content version that would replace: the one that the page names. If it
+        changed while somebody wrote the new message, the form keeps that, says so, and is about the version of now.
+        """
         job_id = given.get("job")
         if job_id is None:
             raise NotFound("this address names no job")
-        job, warnings = operators.job(job_id), []
-        content = given.content
+        job, warnings = operators.job(job_id), list[str]()
+        content, others = given.content, list[str]()
         if given.queue is None:
             warnings.append(NO_QUEUE)
         if job.operation != "send":
             warnings.append("It is not a send: cancel it, and enqueue another change instead.")
         elif content not in (None, job.content_version):
-            warnings.append(f"Its content is another one: version {job.content_version}, not {content}.")
+            says = f"Its content is another one: version {job.content_version}, not {content}."
+            if given.get("message") is None:
+                warnings.append(says)
+            else:
+                others.append(f"{says} To replace that one with your message, send this form again.")
         try:
             # What may be held may be replaced. Nothing is changed.
             operators.hold_job(job_id, by=given.by, reason="-", dry_run=True).finish()
@@ -58,17 +64,22 @@ class Replace(Act):
             button="Replace the message",
             facts=[("Due", absolute(job.due_at)), ("Content version now", str(job.content_version)), *again],
             back=job_page(job_id),
-            warnings=warnings,
+            warnings=[*warnings, *others],
             possible=not warnings,
             choices=self.choices,
-            fixed={} if content is not None else {"content": str(job.content_version)},
+            fixed={"content": str(job.content_version)},
         )
 
     def check(self, operators: Operators, given: Given) -> None:
-        """Check the message as the act does."""
-        # The progress of the act says if it no longer waits, as it does if that changes in between.
-        with suppress(NotWaiting):
+        """Try it."""
+        try:
             self._replace(given, dry_run=True)
+        except NotWaiting as error:
+            because = str(error).removeprefix(f"the job {error.id} ").removesuffix("; nothing was changed")
+            raise InvalidArgument([Problem("job", because, "nothing was changed")]) from None
+        except Unreadable:
+            reason = "cannot be replaced here: the ledger is encrypted, and the console does not have its key"
+            raise InvalidArgument([Problem("message", reason, "use sendq replace where workers run")]) from None
 
     def steps(self, operators: Operators, given: Given) -> Iterator[Facts]:
         """One step."""

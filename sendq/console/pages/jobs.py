@@ -83,15 +83,15 @@ def job(desk: Desk, asked: Asked) -> View:
             "why": why,
             "remedy": desk.remedy(why.rule),
             "reauth": desk.reauth_url(seen.application or "", seen.grant_id or "") if closed else None,
-            "acts": tuple(acts_for(seen)),
+            "acts": tuple(acts_for(seen, replaces=desk.queue is not None)),
             "expires_first": expires_first(seen, why),
             "deliveries": desk.operators.deliveries(job_id=seen.id, limit=DELIVERIES).items,
         },
     )
 
 
-def acts_for(seen: JobView) -> Iterator[tuple[str, str]]:
-    """The acts that a job in its state allows: their names and labels."""
+def acts_for(seen: JobView, *, replaces: bool) -> Iterator[tuple[str, str]]:
+    """Names and labels of the acts that a job in its state allows. ``replaces``: the console can replace messages."""
     if seen.state in (State.DEAD, State.EXPIRED):
         yield "retry", "Retry…"
     if seen.state is State.IN_DOUBT:
@@ -103,7 +103,7 @@ def acts_for(seen: JobView) -> Iterator[tuple[str, str]]:
         yield "reschedule", "Reschedule…"
         yield "priority", "Priority…"
         yield ("release-job", "Release…") if seen.held else ("hold-job", "Hold…")
-        if seen.operation == "send":
+        if seen.operation == "send" and replaces:
             yield "replace", "Replace its message…"
     if seen.state not in FINAL:
         yield "cancel", "Cancel…"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 import threading
@@ -9,20 +10,23 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from starlette.applications import Starlette
 
-from sendq import NewBatch, Operators, Send, clock
+from sendq import NewBatch, Operators, Send, SendQueue, clock
 from sendq.clock import SECOND, moment
-from sendq.console import console
+from sendq.console import console, serving
 from sendq.console.acts.jobs import EXAMINED, REFUSALS
+from sendq.console.forms import fields_of
 from sendq.console.runs import AT_ONCE
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
 from sendq.rules.budgets import Budget, Budgets
 from sendq.rules.by_hand import RetryRefusal
+from sendq.vault import Vault
 from tests.integration.console.conftest import Seat, act, submit
 from tests.integration.ledger.test_undo import changed
 from tests.support.asgi import Browser
@@ -325,6 +329,13 @@ class TestAnyAct:
         assert "reason: has more than 500 characters" in done.words
         assert kept.state(job) == "dead"
 
+    @pytest.mark.parametrize("name", ["message", "reason", "suppressed", "csrf", "error"])
+    def test_takes_only_what_it_concerns_from_an_address(self, browser: Browser, kept: Ledger, name: str) -> None:
+        url = f"/acts/replace?job={absorbed(kept)}"
+        entered = browser.get(f"{url}&{name}=a-mistake")
+        assert (entered.status, "a-mistake" in entered.text, "selected" in entered.text) == (200, False, True)
+        assert browser.get(url).text.count("selected") == entered.text.count("selected")
+
     @pytest.mark.parametrize("identity", ["", "short", "../../x/../y", "a" * 65])
     def test_has_an_id_of_this_console(self, browser: Browser, kept: Ledger, identity: str) -> None:
         page = browser.get("/acts/hold?provider=google")
@@ -379,7 +390,8 @@ class TestAnyAct:
             act(browser, "/acts/hold?provider=google", reason="r")
         page = browser.get("/acts/hold?provider=google")
         form = {"csrf": page.field("csrf"), "id": page.field("id"), "provider": "google", "reason": "r"}
-        assert browser.post("/acts/hold", form).status == 503
+        busy = browser.post("/acts/hold", form)
+        assert (busy.status, 'value="r"' in busy.text, "Wait for one to end" in busy.words) == (503, True, True)
         gate.set()
         runs = application.state.desk.runs
         eventually(lambda: all(run.ended.is_set() for run in runs._runs.values()), "the end of all acts")
@@ -534,9 +546,40 @@ class TestReplace:
         assert "version 1, not 0." in browser.get(f"/acts/replace?job={job}&content=0").words
         form = {name: page.field(name) for name in ("csrf", "id", "job", "content")}
         sent = browser.post("/acts/replace", form | {"message": NEW, "reason": "a typo"})
-        assert sent.status == 303
-        assert "its content is another one: version 1, not 0" in browser.get(sent.headers["location"]).words
+        assert (sent.status, "its content is another one: version 1, not 0" in sent.words) == (422, True)
+        assert "To replace that one with your message, send this form again." in sent.words
+        assert (NEW in html.unescape(sent.text), 'value="a typo"' in sent.text) == (True, True)
         assert kept.job(job).content_version == 1
+        again = {name: sent.field(name) for name in ("csrf", "id", "job", "content")}
+        assert browser.post("/acts/replace", again | {"message": NEW, "reason": "a typo"}).status == 303
+        assert kept.job(job).content_version == 2
+
+    def test_says_that_the_content_changed_whatever_else_the_form_lacks(self, browser: Browser, kept: Ledger) -> None:
+        job = absorbed(kept)
+        page = browser.get(f"/acts/replace?job={job}")
+        kept.queue.replace(str(job), MESSAGE.model_copy(update={"subject": "another"}))
+        form = {name: page.field(name) for name in ("csrf", "id", "job", "content")}
+        sent = browser.post("/acts/replace", form | {"message": NEW, "reason": ""})
+        assert (sent.status, "version 1, not 0" in sent.words, NEW in html.unescape(sent.text)) == (422, True, True)
+
+    def test_keeps_what_was_entered_if_the_job_ended_meanwhile(self, browser: Browser, kept: Ledger) -> None:
+        job = absorbed(kept)
+        page = browser.get(f"/acts/replace?job={job}")
+        kept.set_job(job, state="dead", rule="bad_request", finished_at=kept.clock())
+        form = {name: page.field(name) for name in ("csrf", "id", "job", "content")}
+        sent = browser.post("/acts/replace", form | {"message": NEW, "reason": "a typo"})
+        assert (sent.status, "is dead: it has ended; nothing was changed" in sent.words) == (422, True)
+        assert NEW in html.unescape(sent.text)
+        assert 'type="submit"' not in sent.text.partition('class="card act"')[2]
+
+    def test_keeps_what_was_entered_if_the_console_has_no_key(self, browser: Browser, kept: Ledger, seat: Seat) -> None:
+        vault = Vault.parse("k1:" + "A" * 43 + "=")
+        made = SendQueue(kept.engine, vault=vault, now=kept.clock).send("g1", MESSAGE)
+        kept.absorb()
+        answer = submit(browser, f"/acts/replace?job={made.id}", message=NEW, reason="a typo")
+        assert (answer.status, "the console does not have its key" in answer.words) == (422, True), answer.words
+        assert "sendq replace" in answer.words
+        assert (NEW in html.unescape(answer.text), 'value="a typo"' in answer.text) == (True, True)
 
     def test_is_refused_for_what_does_not_wait_or_is_no_send(self, browser: Browser, kept: Ledger) -> None:
         (job,) = dead(kept)
@@ -550,14 +593,42 @@ class TestReplace:
             assert browser.get(f"/acts/replace?job={job}&content={content}").status == 400
 
     def test_needs_a_queue(self, kept: Ledger, seat: Seat) -> None:
-        page = Browser(console(Operators(kept.engine), who=seat)).get(f"/acts/replace?job={absorbed(kept)}")
-        assert "it was made without a queue" in page.words
+        without, job = Browser(console(Operators(kept.engine), who=seat)), absorbed(kept)
+        assert "it was made without a queue" in without.get(f"/acts/replace?job={job}").words
+        page = without.get(f"/jobs/{job}")
+        assert ("Reschedule…" in page.words, "Replace" in page.words) == (True, False)
 
     def test_takes_a_message_that_is_larger_than_other_forms(self, browser: Browser, kept: Ledger) -> None:
         large = json.dumps({"to": ["bea@example.com"], "subject": "x", "body": "<p>ü</p>" * 50_000})
         url = f"/acts/replace?job={absorbed(kept)}"
         assert "Content version 1" in act(browser, url, message=large, reason="longer").words
-        assert submit(browser, url, message="x" * 9_000_001, reason="longer").status == 413
+        refused = submit(browser, url, message="x" * 9_000_001, reason="longer")
+        assert (refused.status, "Use `sendq replace JOB --message FILE`." in refused.words) == (413, True)
+
+    def test_decodes_forms_beside_the_pages_and_large_ones_one_at_a_time(
+        self, browser: Browser, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        alone = list[bool]()
+        meeting = threading.Barrier(2)
+
+        def watched(body: bytes) -> dict[str, str]:
+            assert threading.current_thread() is not threading.main_thread()
+            try:
+                meeting.wait(0.2)
+                alone.append(False)
+            except threading.BrokenBarrierError:
+                alone.append(True)
+            return fields_of(body)
+
+        monkeypatch.setattr(serving, "fields_of", watched)
+        large = urlencode({"message": "x" * 40_000}).encode()
+
+        async def send(number: int) -> list[int]:
+            sent = [browser.answer_to("POST", "/acts/replace", large) for _ in range(number)]
+            return [answer.status for answer in await asyncio.gather(*sent)]
+
+        assert asyncio.run(send(3)) == [403] * 3
+        assert alone == [True] * 3
         assert browser.post("/acts/cancel", {"reason": "x" * 40_000}).status == 413
 
 

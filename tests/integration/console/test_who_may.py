@@ -338,6 +338,9 @@ class TestAForm:
             assert (answer.status, "Nothing was changed." in answer.words) == (403, True)
         for site in ("cross-site", "same-site"):
             assert browser.post("/acts/cancel", good, sec_fetch_site=site).status == 403
+        browser.sends_all = False  # from another site it is refused unread
+        assert browser.post("/acts/replace", good, sec_fetch_site="cross-site").status == 403
+        browser.sends_all = True
         assert browser.post("/acts/cancel", good | {"reason": "x" * 40_000}).status == 413
         assert browser.request("POST", "/acts/cancel", b"\xff\xfe=1").status in (400, 403)
         assert kept.state(job) == "queued"
