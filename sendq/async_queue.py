@@ -304,16 +304,18 @@ class AsyncSendQueue(AsyncBulk, AsyncReading, AsyncChanging, AsyncSuppressing):
                 lambda connection: add_to_batch(connection, wanted, read, self._storing(), now=now, grants=grants),
             )
 
-    async def close_batch(self, batch_id: str, *, session: Any = None) -> int:
+    async def close_batch(self, batch_id: str, *, grants: Collection[str] | None = None, session: Any = None) -> int:
         """Close a batch that was left open: nothing can be added any more, and it ends with its last job.
 
         Returns its total. It waits for transactions that `add` to it: close it after yours has committed, since of two
-        that add and then close, one is aborted (`Retryable`). Closing it again does nothing.
+        that add and then close, one is aborted (`Retryable`). Closing it again does nothing. ``grants`` as in `add`.
 
         Raises `NotFound`, and `InvalidJob` for a batch of changes.
         """
         wanted = parse_id(batch_id, what="batch")
-        return await self._ledger.write(session, lambda connection: close_batch(connection, wanted, now=self._now()))
+        return await self._ledger.write(
+            session, lambda connection: close_batch(connection, wanted, now=self._now(), grants=grants)
+        )
 
     async def replace(
         self,

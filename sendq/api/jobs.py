@@ -64,8 +64,7 @@ def jobs(asked: Asked) -> Result:
     require_grant(token, filters.get("grant_id"))
     if "batch_id" in filters:
         require_visible(asked, batch_id=filters["batch_id"])
-    grants = None if token.covers_all else token.grants
-    return Result(asked.queue.jobs(application=token.application, grants=grants, **filters).as_json())
+    return Result(asked.queue.jobs(application=token.application, grants=asked.grants, **filters).as_json())
 
 
 def reschedule(asked: Asked) -> Result:
@@ -126,7 +125,7 @@ def eta(asked: Asked) -> Result:
 def _change(asked: Asked, method: str, given: dict[str, Any]) -> Result:
     which = {name: asked.values[name] for name in ("job_id", "batch_id") if name in asked.values}
     require_visible(asked, **which)
-    changed = getattr(asked.queue, method)(**which, **given, by=asked.author)
+    changed = getattr(asked.queue, method)(**which, **given, by=asked.author, grants=asked.grants)
     return Result({"changed": changed})
 
 

@@ -35,6 +35,13 @@ class Asked:
         """Recorded with a change."""
         return f"api:{self.token.name}"
 
+    @property
+    def grants(self) -> tuple[str, ...] | None:
+        """Patterns of the only grants that the token covers; None: it covers all. A batch may get other grants at any
+        time, so that whatever changes one checks them under its lock, after `require_visible`.
+        """
+        return None if self.token.covers_all else self.token.grants
+
 
 @dataclass(frozen=True, slots=True)
 class Result:

@@ -75,7 +75,7 @@ def add(asked: Asked) -> Result:
     require_visible(asked, batch_id=batch_id)
     sends = _sends(asked, Given.of(asked.given))
     try:
-        batch = asked.queue.add(batch_id, sends, grants=None if asked.token.covers_all else asked.token.grants)
+        batch = asked.queue.add(batch_id, sends, grants=asked.grants)
     except KeyConflict as conflict:
         raise conflicting(asked, conflict) from None
     return Result(shown(batch), 201 if batch.total else 200, f"/v1/batches/{batch.id}")
@@ -85,14 +85,14 @@ def close_batch(asked: Asked) -> Result:
     """Close a batch that is open."""
     arguments(asked.given, NO_HINTS, optional=True)
     require_visible(asked, batch_id=asked.values["batch_id"])
-    return Result({"total": asked.queue.close_batch(asked.values["batch_id"])})
+    return Result({"total": asked.queue.close_batch(asked.values["batch_id"], grants=asked.grants)})
 
 
 def cancel_batch(asked: Asked) -> Result:
     """Cancel a batch."""
     given = arguments(asked.given, CANCEL, optional=True)
     require_visible(asked, batch_id=asked.values["batch_id"])
-    asked.queue.cancel_batch(asked.values["batch_id"], by=asked.author, **given)
+    asked.queue.cancel_batch(asked.values["batch_id"], by=asked.author, grants=asked.grants, **given)
     return Result(shown(asked.queue.batch(asked.values["batch_id"])))
 
 

@@ -212,6 +212,5 @@ def add_to_batch(
         number, left_out = storing.parts(connection, sends, with_digest=False, now=now, held=held)
         note_added(connection, batch, number, sends.lanes, now=now, spread_until=sends.spread_until)
         note_left_out(connection, batch.application, batch_id, left_out, now=now)
-        if grants is not None:
-            owner.require_grants(connection, batch_id, grants)
+        owner.require_grants(connection, batch_id, grants)
     return Batch(str(batch_id), number, left_out=left_out.total())

@@ -23,6 +23,7 @@ from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import CHUNK, insert_rows
 from sendq.ledger.jobs import append_batch_changes
 from sendq.ledger.reading.lookup import no_such_batch
+from sendq.ledger.reading.owner import require_grants
 from sendq.ledger.waiting_jobs import lane_of
 from sendq.rules.progress import ended, walk_is_complete
 from sendq.rules.states import State
@@ -192,17 +193,18 @@ def notice(connection: Connection, batch_id: UUID, *, now: Micros) -> None:
     append_batch_changes(connection, Counter({(batch_id, "closed"): 1}), now=now)
 
 
-def close_batch(connection: Connection, batch_id: UUID, *, now: Micros) -> int:
+def close_batch(connection: Connection, batch_id: UUID, *, now: Micros, grants: Collection[str] | None = None) -> int:
     """Close an open batch; returns its total. Waits for transactions that are adding to it. Closing again is harmless.
 
     Raises:
-        NotFound: there is no such batch.
+        NotFound: there is no such batch, or it has other grants than these patterns.
         InvalidJob: it is no batch of sends.
     """
     table = schema.batch
     row = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
     if row is None:
         raise no_such_batch(batch_id)
+    require_grants(connection, batch_id, grants)
     if row.operation != "send":
         raise InvalidJob([Problem("batch", "is not a batch of sends", "only these are left open, and closed")])
     return close(connection, row, now=now) if row.open else int(row.total or 0)
@@ -211,12 +213,16 @@ def close_batch(connection: Connection, batch_id: UUID, *, now: Micros) -> int:
 # --- cancel -----------------------------------------------------------------------------------------------------------
 
 
-def cancel_batch(connection: Connection, batch_id: UUID, *, now: Micros) -> bool:
-    """Cancel a batch: nothing more of it begins. False if it was cancelled before or has ended. Raises `NotFound`."""
+def cancel_batch(connection: Connection, batch_id: UUID, *, now: Micros, grants: Collection[str] | None = None) -> bool:
+    """Cancel a batch: nothing more of it begins. False if it was cancelled before or has ended.
+
+    Raises `NotFound`, also if it has other grants than these patterns.
+    """
     table = schema.batch
     row = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
     if row is None:
         raise no_such_batch(batch_id)
+    require_grants(connection, batch_id, grants)
     if row.finished_at is not None or row.cancel_at is not None:
         return False
     if row.open:
@@ -225,9 +231,12 @@ def cancel_batch(connection: Connection, batch_id: UUID, *, now: Micros) -> bool
     return True
 
 
-def cancel_batch_by(connection: Connection, batch_id: UUID, *, by: str, reason: str | None, now: Micros) -> bool:
+def cancel_batch_by(
+    connection: Connection, batch_id: UUID, *, by: str, reason: str | None, now: Micros,
+    grants: Collection[str] | None = None,
+) -> bool:  # fmt: skip
     """`cancel_batch`, with an event that has its author and reason if it changed something."""
-    if not cancel_batch(connection, batch_id, now=now):
+    if not cancel_batch(connection, batch_id, now=now, grants=grants):
         return False
     table = schema.batch
     row = connection.execute(select(table).where(table.c.id == batch_id)).one()

@@ -16,7 +16,7 @@ Jobs are locked before their batch, as by a record and a retry.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
@@ -32,7 +32,7 @@ from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching.parked import reschedule_parked
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import end_waiting
-from sendq.ledger.reading import lookup
+from sendq.ledger.reading import lookup, owner
 from sendq.ledger.reading.seen_contents import seen_contents, was_seen
 from sendq.ledger.reading.unapproved import decidable
 from sendq.rules.rule_ids import BY_HAND, REJECTED
@@ -63,7 +63,8 @@ class Author:
 class Changing:
     """How far a change is. ``number``: jobs changed so far; ``left``: jobs of the batch that no longer wait or whose
     outcome is unknown; ``after``: where the next part begins, None: that was all; ``seen``: what an approval or
-    rejection is about (`sendq.ledger.reading.seen_contents`).
+    rejection is about (`sendq.ledger.reading.seen_contents`); ``grants``: patterns of the only grants whose jobs are
+    changed, None: any.
     """
 
     number: int
@@ -72,6 +73,7 @@ class Changing:
     event_id: UUID | None = None
     after: UUID | None = None
     seen: Mapping[UUID, int] = field(default_factory=dict)
+    grants: Collection[str] | None = None
 
 
 def start(
@@ -84,13 +86,16 @@ def start(
     now: Micros,
     dry_run: bool = False,
     seen_at: Micros | None = None,
+    grants: Collection[str] | None = None,
 ) -> Changing:
     """Change a job, or begin with a batch: the rest of it is for `go_on`.
 
     An approval or rejection of a batch leaves jobs alone whose message is replaced after ``seen_at`` (None: now).
+    ``grants``: patterns of the only grants that the job or batch may have. Jobs of other grants that are added to the
+    batch afterwards are left alone.
 
     Raises:
-        NotFound: there is no such job or batch.
+        NotFound: there is no such job or batch, or it has other grants.
         NotWaiting: it cannot be changed any more.
         InvalidArgument: it would expire before it is due, or a content version is given for a batch.
     """
@@ -98,9 +103,11 @@ def start(
     if batch_id is not None:
         if change.content is not None:
             raise InvalidArgument([Problem("content", "is given for a batch", "leave it out, or name one job")])
-        return _start_batch(connection, batch_id, change, author, now=now, dry_run=dry_run, seen_at=seen_at)
+        return _start_batch(
+            connection, batch_id, change, author, now=now, dry_run=dry_run, seen_at=seen_at, grants=grants
+        )
     assert job_id is not None
-    row = _locked(connection, schema.job.c.id == job_id).pop(job_id, None)
+    row = _of_grants(connection, _locked(connection, schema.job.c.id == job_id), grants).pop(job_id, None)
     if row is None:
         raise lookup.no_such_job(job_id)
     if (because := refusal(row, change)) is not None:
@@ -171,6 +178,7 @@ def go_on(connection: Connection, change: Change, so_far: Changing, *, now: Micr
     )
     # Those on the wire or in doubt too: they may return to the queue in a transaction that did not see the hold.
     rows = _locked(connection, job.id.in_(ids), job.state.not_in(_ENDED)) if ids else {}
+    rows = _of_grants(connection, rows, so_far.grants)
     if _is_overtaken(connection, so_far.batch_id, change, now=now):
         return replace(so_far, after=None)
     free = [row for row in rows.values() if refusal(row, change) is None and not change.is_too_late(row)]
@@ -192,12 +200,19 @@ def go_on(connection: Connection, change: Change, so_far: Changing, *, now: Micr
 
 
 def all_at_once(
-    connection: Connection, change: Change, author: Author, *, job_id: UUID | None, batch_id: UUID | None, now: Micros
+    connection: Connection,
+    change: Change,
+    author: Author,
+    *,
+    job_id: UUID | None,
+    batch_id: UUID | None,
+    now: Micros,
+    grants: Collection[str] | None = None,
 ) -> Changing:
     """`start`, and all parts that follow, in one transaction."""
     if batch_id is not None and connection.dialect.name == "postgresql":
         _lock_batch_after_jobs(connection, batch_id)
-    done = start(connection, change, author, job_id=job_id, batch_id=batch_id, now=now)
+    done = start(connection, change, author, job_id=job_id, batch_id=batch_id, now=now, grants=grants)
     while done.after is not None:
         done = go_on(connection, change, done, now=now)
     return done
@@ -240,11 +255,13 @@ def _start_batch(
     now: Micros,
     dry_run: bool,
     seen_at: Micros | None,
+    grants: Collection[str] | None,
 ) -> Changing:
     table = schema.batch
     batch = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
     if batch is None:
         raise lookup.no_such_batch(batch_id)
+    owner.require_grants(connection, batch_id, grants)
     if batch.finished_at is not None or batch.cancel_at is not None:
         cancelled = batch.cancel_at is not None
         because = "none of its jobs waits any more"
@@ -270,7 +287,7 @@ def _start_batch(
     fields = {"batch_id": batch_id, "at": now, "number": 0, "event_id": event_id}
     lane = {"application": batch.application} if batch.lane_id is None else lane_of(connection, batch)
     events.append(connection, change.kind.value, **fields, **_fields(change, author), **lane)
-    return Changing(0, batch_id=batch_id, event_id=event_id, after=_FIRST, seen=seen)
+    return Changing(0, batch_id=batch_id, event_id=event_id, after=_FIRST, seen=seen, grants=grants)
 
 
 def _require_decidable(connection: Connection, batch: Row[Any], waiting: Sequence[ColumnElement[bool]]) -> None:
@@ -311,6 +328,16 @@ def _locked(connection: Connection, *which: Any) -> dict[UUID, Row[Any]]:
         .with_for_update(of=job)
     )
     return {row.id: row for row in connection.execute(statement)}
+
+
+def _of_grants(
+    connection: Connection, rows: dict[UUID, Row[Any]], grants: Collection[str] | None
+) -> dict[UUID, Row[Any]]:
+    """Those of these jobs, from `_locked`, whose grant matches one of the patterns. None: all of them."""
+    if grants is None:
+        return rows
+    lanes = _lanes_of(connection, list(rows.values()))
+    return {key: row for key, row in rows.items() if owner.covers(grants, lanes[row.lane_id]["grant_id"])}
 
 
 def _apply(connection: Connection, rows: Sequence[Row[Any]], change: Change, *, first: int = 0) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -59,13 +60,14 @@ class AsyncChanging:
         application: str = DEFAULT_APPLICATION,
         by: str | None = None,
         reason: str | None = None,
+        grants: Collection[str] | None = None,
         session: Any = None,
     ) -> None:
         """Cancel a batch: once this is committed, none of its waiting jobs starts.
 
         This ends the waiting jobs a few hundred at a time before it returns. With ``session`` it records the request
         only, and workers end them. A request in progress is handled as in `cancel`, and so are ``by`` and ``reason``.
-        Does nothing if the batch has ended.
+        Does nothing if the batch has ended. ``grants`` as in `reschedule`.
 
         Raises `NotFound`, and `InvalidArgument` for ``by`` and ``reason``.
         """
@@ -74,9 +76,9 @@ class AsyncChanging:
         def request(connection: Connection) -> UUID:
             found = lookup.batch_id(connection, batch_id, application, key)
             if author is None:
-                cancel_batch(connection, found, now=self._now())
+                cancel_batch(connection, found, now=self._now(), grants=grants)
             else:
-                cancel_batch_by(connection, found, by=author.by, reason=author.reason, now=self._now())
+                cancel_batch_by(connection, found, by=author.by, reason=author.reason, now=self._now(), grants=grants)
             return found
 
         found = await self._ledger.write(session, request)
@@ -98,6 +100,7 @@ class AsyncChanging:
         application: str = DEFAULT_APPLICATION,
         by: str | None = None,
         reason: str | None = None,
+        grants: Collection[str] | None = None,
         session: Any = None,
     ) -> int:
         """Change when a job that waits, or the waiting jobs of a batch, may begin. Returns how many were changed.
@@ -109,6 +112,9 @@ class AsyncChanging:
             due_at: no earlier than this (aware). None: at once.
             expires_at: the new expiry, or `NEVER`. None: the expiry stays, and ``due_at`` must be before it.
             by, reason: author and reason, recorded with the change; by default ``program`` and none.
+            grants: for programs that decide who may see what: patterns of the only grants (``team-*``) that the job or
+                batch may have; with any other there is no such job or batch. Jobs of other grants that are added to a
+                batch while this goes on are left as they are.
             session: join this transaction. Without it, each few hundred jobs of a batch are changed in one.
 
         Raises:
@@ -118,7 +124,7 @@ class AsyncChanging:
             NotFound: there is no such job, batch or key.
         """
         change = changes.reschedule_of(due_at, expires_at, now=self._now())
-        return await self._change(change, job_id, key, batch_id, application, by, reason, session)
+        return await self._change(change, job_id, key, batch_id, application, by, reason, grants, session)
 
     async def set_priority(
         self,
@@ -130,11 +136,12 @@ class AsyncChanging:
         application: str = DEFAULT_APPLICATION,
         by: str | None = None,
         reason: str | None = None,
+        grants: Collection[str] | None = None,
         session: Any = None,
     ) -> int:
         """Change the priority of a job that waits, or of the waiting jobs of a batch; the rest as in `reschedule`."""
         change = changes.priority_of(priority)
-        return await self._change(change, job_id, key, batch_id, application, by, reason, session)
+        return await self._change(change, job_id, key, batch_id, application, by, reason, grants, session)
 
     async def hold(
         self,
@@ -145,6 +152,7 @@ class AsyncChanging:
         application: str = DEFAULT_APPLICATION,
         by: str | None = None,
         reason: str | None = None,
+        grants: Collection[str] | None = None,
         session: Any = None,
     ) -> int:
         """Keep a job that waits, or the waiting jobs of a batch, from beginning until `release`; the rest as in
@@ -154,7 +162,7 @@ class AsyncChanging:
         found by its search, added, or return to the queue afterwards (for a retry, say) are held too. A later `release`
         ends a hold of a batch that still goes on.
         """
-        return await self._change(changes.HOLD, job_id, key, batch_id, application, by, reason, session)
+        return await self._change(changes.HOLD, job_id, key, batch_id, application, by, reason, grants, session)
 
     async def release(
         self,
@@ -165,10 +173,11 @@ class AsyncChanging:
         application: str = DEFAULT_APPLICATION,
         by: str | None = None,
         reason: str | None = None,
+        grants: Collection[str] | None = None,
         session: Any = None,
     ) -> int:
         """End a `hold` of a job or batch: it may begin at its due time, or when its retry is due."""
-        return await self._change(changes.RELEASE, job_id, key, batch_id, application, by, reason, session)
+        return await self._change(changes.RELEASE, job_id, key, batch_id, application, by, reason, grants, session)
 
     async def approve(
         self,
@@ -204,7 +213,7 @@ class AsyncChanging:
             NotFound: there is no such job, batch or key.
         """
         decision = changes.decision_of(ChangeKind.APPROVE, content)
-        return await self._change(decision, job_id, key, batch_id, application, by, reason, session)
+        return await self._change(decision, job_id, key, batch_id, application, by, reason, None, session)
 
     async def reject(
         self,
@@ -222,7 +231,7 @@ class AsyncChanging:
         `approve`.
         """
         decision = changes.decision_of(ChangeKind.REJECT, content)
-        return await self._change(decision, job_id, key, batch_id, application, by, reason, session)
+        return await self._change(decision, job_id, key, batch_id, application, by, reason, None, session)
 
     async def _change(
         self,
@@ -233,6 +242,7 @@ class AsyncChanging:
         application: str,
         by: str | None,
         reason: str | None,
+        grants: Collection[str] | None,
         session: Any,
     ) -> int:
         author = changes.author_of(by, reason)
@@ -240,7 +250,7 @@ class AsyncChanging:
 
         def first(connection: Connection) -> waiting_jobs.Changing:
             job, batch = lookup.job_or_batch(connection, job_id, batch_id, application, key)
-            return begin(connection, change, author, job_id=job, batch_id=batch, now=self._now())
+            return begin(connection, change, author, job_id=job, batch_id=batch, now=self._now(), grants=grants)
 
         done = await self._ledger.write(session, first)
         while done.after is not None:

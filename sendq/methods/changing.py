@@ -5,6 +5,7 @@ Generated from ``sendq/methods/async_changing.py`` by ``./dev generate``: change
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -60,13 +61,14 @@ class Changing:
         application: str = DEFAULT_APPLICATION,
         by: str | None = None,
         reason: str | None = None,
+        grants: Collection[str] | None = None,
         session: Any = None,
     ) -> None:
         """Cancel a batch: once this is committed, none of its waiting jobs starts.
 
         This ends the waiting jobs a few hundred at a time before it returns. With ``session`` it records the request
         only, and workers end them. A request in progress is handled as in `cancel`, and so are ``by`` and ``reason``.
-        Does nothing if the batch has ended.
+        Does nothing if the batch has ended. ``grants`` as in `reschedule`.
 
         Raises `NotFound`, and `InvalidArgument` for ``by`` and ``reason``.
         """
@@ -75,9 +77,9 @@ class Changing:
         def request(connection: Connection) -> UUID:
             found = lookup.batch_id(connection, batch_id, application, key)
             if author is None:
-                cancel_batch(connection, found, now=self._now())
+                cancel_batch(connection, found, now=self._now(), grants=grants)
             else:
-                cancel_batch_by(connection, found, by=author.by, reason=author.reason, now=self._now())
+                cancel_batch_by(connection, found, by=author.by, reason=author.reason, now=self._now(), grants=grants)
             return found
 
         found = self._ledger.write(session, request)
@@ -99,6 +101,7 @@ class Changing:
         application: str = DEFAULT_APPLICATION,
         by: str | None = None,
         reason: str | None = None,
+        grants: Collection[str] | None = None,
         session: Any = None,
     ) -> int:
         """Change when a job that waits, or the waiting jobs of a batch, may begin. Returns how many were changed.
@@ -110,6 +113,9 @@ class Changing:
             due_at: no earlier than this (aware). None: at once.
             expires_at: the new expiry, or `NEVER`. None: the expiry stays, and ``due_at`` must be before it.
             by, reason: author and reason, recorded with the change; by default ``program`` and none.
+            grants: for programs that decide who may see what: patterns of the only grants (``team-*``) that the job or
+                batch may have; with any other there is no such job or batch. Jobs of other grants that are added to a
+                batch while this goes on are left as they are.
             session: join this transaction. Without it, each few hundred jobs of a batch are changed in one.
 
         Raises:
@@ -119,7 +125,7 @@ class Changing:
             NotFound: there is no such job, batch or key.
         """
         change = changes.reschedule_of(due_at, expires_at, now=self._now())
-        return self._change(change, job_id, key, batch_id, application, by, reason, session)
+        return self._change(change, job_id, key, batch_id, application, by, reason, grants, session)
 
     def set_priority(
         self,
@@ -131,11 +137,12 @@ class Changing:
         application: str = DEFAULT_APPLICATION,
         by: str | None = None,
         reason: str | None = None,
+        grants: Collection[str] | None = None,
         session: Any = None,
     ) -> int:
         """Change the priority of a job that waits, or of the waiting jobs of a batch; the rest as in `reschedule`."""
         change = changes.priority_of(priority)
-        return self._change(change, job_id, key, batch_id, application, by, reason, session)
+        return self._change(change, job_id, key, batch_id, application, by, reason, grants, session)
 
     def hold(
         self,
@@ -146,6 +153,7 @@ class Changing:
         application: str = DEFAULT_APPLICATION,
         by: str | None = None,
         reason: str | None = None,
+        grants: Collection[str] | None = None,
         session: Any = None,
     ) -> int:
         """Keep a job that waits, or the waiting jobs of a batch, from beginning until `release`; the rest as in
@@ -155,7 +163,7 @@ class Changing:
         found by its search, added, or return to the queue afterwards (for a retry, say) are held too. A later `release`
         ends a hold of a batch that still goes on.
         """
-        return self._change(changes.HOLD, job_id, key, batch_id, application, by, reason, session)
+        return self._change(changes.HOLD, job_id, key, batch_id, application, by, reason, grants, session)
 
     def release(
         self,
@@ -166,10 +174,11 @@ class Changing:
         application: str = DEFAULT_APPLICATION,
         by: str | None = None,
         reason: str | None = None,
+        grants: Collection[str] | None = None,
         session: Any = None,
     ) -> int:
         """End a `hold` of a job or batch: it may begin at its due time, or when its retry is due."""
-        return self._change(changes.RELEASE, job_id, key, batch_id, application, by, reason, session)
+        return self._change(changes.RELEASE, job_id, key, batch_id, application, by, reason, grants, session)
 
     def approve(
         self,
@@ -205,7 +214,7 @@ class Changing:
             NotFound: there is no such job, batch or key.
         """
         decision = changes.decision_of(ChangeKind.APPROVE, content)
-        return self._change(decision, job_id, key, batch_id, application, by, reason, session)
+        return self._change(decision, job_id, key, batch_id, application, by, reason, None, session)
 
     def reject(
         self,
@@ -223,7 +232,7 @@ class Changing:
         `approve`.
         """
         decision = changes.decision_of(ChangeKind.REJECT, content)
-        return self._change(decision, job_id, key, batch_id, application, by, reason, session)
+        return self._change(decision, job_id, key, batch_id, application, by, reason, None, session)
 
     def _change(
         self,
@@ -234,6 +243,7 @@ class Changing:
         application: str,
         by: str | None,
         reason: str | None,
+        grants: Collection[str] | None,
         session: Any,
     ) -> int:
         author = changes.author_of(by, reason)
@@ -241,7 +251,7 @@ class Changing:
 
         def first(connection: Connection) -> waiting_jobs.Changing:
             job, batch = lookup.job_or_batch(connection, job_id, batch_id, application, key)
-            return begin(connection, change, author, job_id=job, batch_id=batch, now=self._now())
+            return begin(connection, change, author, job_id=job, batch_id=batch, now=self._now(), grants=grants)
 
         done = self._ledger.write(session, first)
         while done.after is not None:

@@ -52,11 +52,21 @@ def of_batch(connection: Connection, batch_id: UUID) -> Owner:
     return Owner(found.application, frozenset(owners[lane_id][1] for lane_id in lanes))
 
 
-def require_grants(connection: Connection, batch_id: UUID, patterns: Collection[str]) -> None:
-    """Raise `NotFound` unless every grant of a batch matches one of these patterns, and there is one."""
+def require_grants(connection: Connection, batch_id: UUID, patterns: Collection[str] | None) -> None:
+    """Raise `NotFound` unless every grant of a batch matches one of these patterns, and there is one. None: any may be.
+
+    Under the batch's lock: until that is released, nobody else adds to it.
+    """
+    if patterns is None:
+        return
     found = of_batch(connection, batch_id).grant_ids
-    if not found or not all(any(matches_grant(one, grant_id) for one in patterns) for grant_id in found):
+    if not found or not all(covers(patterns, grant_id) for grant_id in found):
         raise no_such_batch(batch_id)
+
+
+def covers(patterns: Collection[str], grant_id: str) -> bool:
+    """Whether a grant matches one of these patterns."""
+    return any(matches_grant(one, grant_id) for one in patterns)
 
 
 def lanes_of(connection: Connection, lane_ids: set[UUID]) -> dict[UUID, tuple[str, str]]:

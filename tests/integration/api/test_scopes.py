@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 
-from sendq import Message, NewBatch, SendQueue
+from sendq import Message, NewBatch, Priority, SendQueue
 from sendq import Send as PySend
 from sendq.api import Access, TokenFile, TokenFileError, add_token, api, new_token, remove_token
 from sendq.enqueueing.options import Options
+from sendq.ledger.db import schema
 from sendq.testing import enqueued
 from sendq.views.owner import Owner
 from tests.integration.api.conftest import MESSAGE, Client, fields_of, told
@@ -60,10 +61,13 @@ class TestATokenOfAnother:
         states = {one.id: (one.state, one.priority) for one in enqueued(kept.queue)}
         assert set(states.values()) == {("queued", 1)}
 
-    def test_grant_adds_nothing_to_a_batch_to_which_another_adds_at_the_same_time(
-        self, kept: Ledger, tokens: Path
+    @pytest.mark.parametrize("act", ["sends", "close", "cancel", "hold", "release", "reschedule", "priority"])
+    def test_grant_changes_no_batch_to_which_another_adds_at_the_same_time(
+        self, kept: Ledger, tokens: Path, act: str
     ) -> None:
         batch = kept.queue.send_many([PySend("g1", MAIL)], batch=NewBatch(open=True)).id
+        if act == "release":
+            kept.queue.hold(batch_id=batch)
 
         class Meanwhile(SendQueue):
             def owner(self, *given: Any, **named: Any) -> Owner:
@@ -71,11 +75,18 @@ class TestATokenOfAnother:
                 kept.queue.add(batch, [PySend("foreign", MAIL)])
                 return found
 
+        def as_it_is() -> list[dict[str, Any]]:  # the foreign job, and the lane that is no longer the only one, apart
+            rows = [*kept.rows(schema.batch), *kept.rows(schema.job)[:1]]
+            return [{**row._mapping, "lane_id": None} for row in rows]
+
         token, text = new_token("desk", access=Access.WRITE, grants=["g1"], now=datetime.now(UTC))
         add_token(tokens, token)
         client = Client(api(Meanwhile(kept.engine), tokens=tokens), text)
-        assert client.post(f"/v1/batches/{batch}/sends", {"sends": [SEND]}).status == 404
-        assert kept.queue.batch(batch).total == 2
+        before = as_it_is()
+        given = {"sends": [SEND]} if act == "sends" else GIVEN.get(f"/{act}")
+        assert client.post(f"/v1/batches/{batch}/{act}", given).status == 404
+        assert as_it_is() == before
+        assert [row.priority for row in kept.rows(schema.job)] == [Priority.NORMAL] * 2
 
     def test_grant_may_not_send_through_it_or_ask_for_it(self, kept: Ledger, client_of: Clients) -> None:
         narrow = client_of(grants=("g2", "team-*"))

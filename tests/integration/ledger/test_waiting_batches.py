@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from sendq import (
     NEVER,
     InvalidArgument,
     NewBatch,
+    NotFound,
     NotWaiting,
     Options,
     Priority,
@@ -313,6 +315,65 @@ class TestABatch:
         ledger.queue.add(batch.id, [Send("g1", MESSAGE)])
         assert ledger.job(first.id).resume_at is None
         assert sorted(row.next_at == HELD for row in ledger.rows(schema.job)) == [False, True]
+
+    def test_of_other_grants_than_are_allowed_is_not_found(self, ledger: Ledger) -> None:
+        batch = ledger.queue.send_many([Send(one, MESSAGE) for one in ("g1", "g2")], batch=NewBatch(open=True)).id
+        job = str(ledger.send("g2", key="k"))
+        queue = ledger.queue
+        acts: list[Callable[..., Any]] = [
+            queue.hold, queue.release, partial(queue.reschedule, due_at=None),
+            partial(queue.set_priority, priority=Priority.LOW), queue.close_batch, queue.cancel_batch,
+            partial(queue.cancel_batch, by="desk"),
+        ]  # fmt: skip
+        before = [ledger.rows(table) for table in (schema.job, schema.batch, schema.event)]
+        for act in acts:
+            for grants in (["g1"], ["g", "x*"], []):
+                with pytest.raises(NotFound):
+                    act(batch_id=batch, grants=grants)
+        for act in acts[:4]:
+            for which in ({"job_id": job}, {"key": "k"}):
+                with pytest.raises(NotFound):
+                    act(**which, grants=["g1"])
+        with pytest.raises(NotFound), Session(ledger.engine) as session:
+            queue.hold(batch_id=batch, grants=["g1"], session=session)
+        assert [ledger.rows(table) for table in (schema.job, schema.batch, schema.event)] == before
+        assert queue.hold(batch_id=batch, grants=["g*"]) == queue.release(batch_id=batch, grants=["g1", "g2"]) == 2
+        assert queue.set_priority(job, priority="low", grants=["g2"]) == 1
+        assert queue.close_batch(batch, grants=["g*"]) == 2
+        queue.cancel_batch(batch, grants=["g*"])
+        assert queue.batch(batch).cancelled_at is not None
+
+    @pytest.mark.parametrize("act", ["hold", "close_batch", "cancel_batch"])
+    def test_of_certain_grants_is_not_found_once_what_is_being_added_is_there(
+        self, pg_ledger: Ledger, run: Callable[..., Future[Any]], act: str
+    ) -> None:
+        queue = pg_ledger.queue
+        batch = queue.send_many([], batch=NewBatch(open=True)).id
+        queue.add(batch, [Send("g1", MESSAGE), Send("g2", MESSAGE)])
+        with Session(pg_ledger.engine) as session:
+            queue.add(batch, [Send("foreign", MESSAGE)], session=session)
+            done = run(getattr(queue, act), batch_id=batch, grants=["g*"])
+            until_it_waits(pg_ledger, done)
+            session.commit()
+        assert isinstance(done.exception(LIMIT_S), NotFound)
+        assert queue.hold(batch_id=batch, grants=["*"]) == 3
+
+    def test_of_certain_grants_leaves_what_others_add_meanwhile(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sendq.ledger.waiting_jobs.STEP", 1)
+        queue = ledger.queue
+        batch = queue.send_many([Send("g1", MESSAGE)] * 2, batch=NewBatch(open=True)).id
+        with ledger.writing() as connection:
+            so_far = waiting_jobs.start(
+                connection, priority_of("low"), Author("desk", None), job_id=None, batch_id=UUID(batch),
+                now=ledger.clock(), grants=["g1"],
+            )  # fmt: skip
+        queue.add(batch, [Send("foreign", MESSAGE), Send("g1", MESSAGE)])
+        done = go_on_to_the_end(ledger, priority_of("low"), so_far)
+        assert (done.number, done.left) == (3, 1)
+        low = {row.lane_id for row in ledger.rows(schema.job) if row.priority == Priority.LOW}
+        assert low == {lane_id("default", "g1")}
 
     @pytest.mark.parametrize("over", ["cancelled", "finished"])
     def test_that_is_over_is_refused(self, ledger: Ledger, over: str) -> None:
