@@ -110,21 +110,25 @@ class Incoming:
             yield part
 
     async def json(self, *, optional: bool = False) -> Any:
-        """The body as JSON; None: it is empty, and ``optional``. Raises `Refused`."""
-        if optional and self.headers.get("content-length", "0") == "0" and "transfer-encoding" not in self.headers:
-            return None
-        self.require(JSON_TYPE, most=JSON_MOST)
+        """The body as JSON; None: it is empty, and ``optional``. Raises `Refused`.
+
+        Whether it is empty only its end shows: in HTTP/2, no header has to announce a body.
+        """
+        if not optional:
+            self.require(JSON_TYPE, most=JSON_MOST)
         body = bytearray()
         async for part in self.stream(JSON_MOST):
+            if part and not body:
+                self.require(JSON_TYPE, most=JSON_MOST)
             body += part
-        return await self.parsed(bytes(body))
+        return None if optional and not body else await self.parsed(bytes(body))
 
-    async def parsed(self, body: bytes) -> Any:
-        """JSON that was a part of the body, or all of it. Raises `Refused`."""
+    async def parsed(self, body: bytes, what: str = "The body") -> Any:
+        """JSON that was a part of the body, or all of it. Raises `Refused`, with ``what`` it is."""
         if len(body) < LARGE:
-            return await run_in_threadpool(parsed, body)
+            return await run_in_threadpool(parsed, body, what)
         async with self._memory.parsing:
-            return await run_in_threadpool(parsed, body)
+            return await run_in_threadpool(parsed, body, what)
 
     def release(self) -> None:
         """What was read is no longer kept."""
@@ -139,17 +143,19 @@ class Gone(Exception):
 CLOSE = {"connection": "close"}  # the rest of the request is not read
 
 
-def parsed(body: bytes) -> Any:
+def parsed(body: bytes, what: str = "The body") -> Any:
     """JSON, strictly: UTF-8, each name once, no NaN, not too many values or levels. Raises `Refused`."""
+    if not body:
+        raise Refused("malformed", f"{what} is empty: send JSON.")
     if _has_many_values(body):
-        raise Refused("too-large", f"The JSON has more than {VALUES_MOST:,} values. Send it in several requests.")
+        raise Refused("too-large", f"{what} has more than {VALUES_MOST:,} values. Send it in several requests.")
     try:
         value = strict_json(body)
-    except InvalidJob:
-        detail = "The body is not JSON in UTF-8, or an object has the same name twice."
-        raise Refused("malformed", detail) from None
+    except InvalidJob as wrong:
+        (problem,) = wrong.problems
+        raise Refused("malformed", f"{what} {problem.reason}: {problem.remedy}.") from None
     if _is_deep(value):
-        raise Refused("malformed", f"The JSON is nested more than {DEPTH_MOST} levels deep.")
+        raise Refused("malformed", f"{what} is nested too deeply: use at most {DEPTH_MOST} levels.")
     return value
 
 

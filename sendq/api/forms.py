@@ -94,7 +94,7 @@ async def _read(data: FormData, incoming: Incoming) -> Form:
     if len(texts) != 1 or len(mimes) > 1:
         detail = f"The form needs one part `{JSON_PART}`, the JSON of the request, and has at most one `{MIME_PART}`."
         raise Refused("malformed", detail)
-    given = await incoming.parsed(texts[0])
+    given = await incoming.parsed(texts[0], f"The part `{JSON_PART}`")
     return Form(given, tuple(files), mimes[0] if mimes else None, data)
 
 

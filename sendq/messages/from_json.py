@@ -73,13 +73,13 @@ def strict_json(text: bytes) -> Any:
     try:
         return json.loads(text.decode(), object_pairs_hook=_object, parse_constant=_no_constant)
     except UnicodeDecodeError:
-        reason, remedy = "is not UTF-8", "save it as UTF-8"
+        reason, remedy = "is not UTF-8", "encode it as UTF-8"
     except json.JSONDecodeError as error:  # its text and its document are left out: they are content
         reason = f"is not JSON from line {error.lineno}, column {error.colno} on"
     except _TwiceError:
         reason, remedy = "has an object with the same name twice", "leave one out"
     except RecursionError:
-        reason, remedy = "is nested too deeply", "write the fields of a message"
+        reason, remedy = "is nested too deeply", "use fewer levels"
     except ValueError:  # NaN, Infinity, a number of thousands of digits
         reason, remedy = "has a number that JSON does not have, or that is too long", "correct it"
     raise InvalidJob([Problem("", reason, remedy)])

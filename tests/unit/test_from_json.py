@@ -25,7 +25,7 @@ class TestMessageFromJson:
             (b'{"to": [,]}', "is not JSON from line 1, column 9 on; correct it"),
             (b"", "is not JSON from line 1, column 1 on"),
             (b"{} x", "is not JSON from line 1, column 4 on"),
-            (b"\xff{}", "is not UTF-8; save it as UTF-8"),
+            (b"\xff{}", "is not UTF-8; encode it as UTF-8"),
             (b"[1]", "is not a JSON object; write the fields of the message"),
             (b'{"to": [], "to": []}', "has an object with the same name twice; leave one out"),
             (b'{"to": NaN}', "has a number that JSON does not have"),

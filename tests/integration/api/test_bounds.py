@@ -16,7 +16,7 @@ from sendq.api import api, bodies
 from sendq.api.openapi import document
 from sendq.testing import enqueued
 from tests.integration.api.conftest import MESSAGE, Client, told
-from tests.support.asgi import Browser
+from tests.support.asgi import Answer, Browser
 from tests.support.ledger import Ledger
 
 SEND = {"grant_id": "g1", "message": MESSAGE}
@@ -36,6 +36,27 @@ class TestABody:
     def test_that_is_not_json_is_refused(self, client: Client, body: bytes) -> None:
         answer = client.post("/v1/send", body)
         assert (answer.status, answer.headers["content-type"]) == (400, "application/problem+json")
+
+    @pytest.mark.parametrize(
+        ("body", "says"),
+        [
+            (b"", "is empty: send JSON."),
+            (b'{"grant_id":\n [,]}', "is not JSON from line 2, column 3 on: correct it."),
+            (b'{"subject": "private words"', "is not JSON from line 1, column 28 on: correct it."),
+            (b"\xff", "is not UTF-8: encode it as UTF-8."),
+            (b'{"a": 1, "a": 2}', "has an object with the same name twice: leave one out."),
+            (b'{"a": NaN}', "has a number that JSON does not have, or that is too long: correct it."),
+            (b"[" * 100_000, "is nested too deeply: use fewer levels."),
+            (b"[" * 30 + b"]" * 30, "is nested too deeply: use at most 20 levels."),
+        ],
+    )  # fmt: skip
+    def test_that_is_not_json_says_where_and_why(self, client: Client, body: bytes, says: str) -> None:
+        assert told(client.post("/v1/send", body))["detail"] == f"The body {says}"
+        form = client.request(
+            "POST", "/v1/send", b'--b\r\nContent-Disposition: form-data; name="send"\r\n\r\n' + body + b"\r\n--b--\r\n",
+            content_type="multipart/form-data; boundary=b",
+        )  # fmt: skip
+        assert told(form)["detail"] == f"The part `send` {says}"
 
     @pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "application/json5"])
     def test_of_another_type_is_refused(self, client: Client, kind: str) -> None:
@@ -84,6 +105,20 @@ class TestABody:
         url = client.post("/v1/send", SEND).headers["location"]
         assert client.post(f"{url}/hold", {}).status == 200
         assert client.post(f"{url}/release").status == 200
+
+    def test_without_a_length_in_its_headers_is_read(self, application: Starlette, client: Client) -> None:
+        """As HTTP/2 allows: the end of the stream is the end of the body."""
+        job = told(client.post("/v1/send", SEND))["id"]
+
+        def post(body: bytes, **headers: str) -> Answer:
+            sent = {"authorization": f"Bearer {client.token}"} | headers
+            return Browser(application).request("POST", f"/v1/jobs/{job}/hold", body, sent)
+
+        assert post(b'{"reason": 5}', content_type="application/json").status == 422
+        assert post(b'{"reason": "later"}').status == 415
+        assert post(b"{", content_type="application/json").status == 400
+        assert post(b"", transfer_encoding="chunked").status == 200
+        assert post(b"").status == 200
 
 
 class TestAnAnswer:
