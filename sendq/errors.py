@@ -8,7 +8,7 @@
     ├── KeyConflict               the key belongs to a job with different content
     ├── NotFound                  no such job, batch or key
     │   └── Pruned                it existed and was deleted after its retention period; its key is remembered
-    ├── NotWaiting                the job cannot be changed any more; says its state
+    ├── NotWaiting                the job cannot be changed any more, or its message was replaced; says its state
     ├── SuppressionListFailed     the application's own suppression list failed or did not answer; nothing was stored
     ├── Retryable                 a deadlock or serialization failure: roll back, run the transaction again
     ├── Unreadable                stored content is encrypted with a key that is not available
@@ -146,13 +146,17 @@ class Pruned(NotFound):
 
 
 class NotWaiting(SendqError):
-    """The job or batch cannot be changed any more: its call is being made, its outcome is unknown, or it has ended.
+    """The job or batch cannot be changed as asked for: its call is being made, its outcome is unknown, it has ended, or
+    the job has another content version than the one that was named.
 
-    Nothing was changed. ``id`` is the job's or batch's id, ``state`` the state that it is in.
+    Nothing was changed. ``id`` is the job's or batch's id, ``state`` the state that it is in. ``content_version``: the
+    job's, if it is another one than was named; otherwise None.
     """
 
-    def __init__(self, what: str, identity: str, state: str, reason: str) -> None:
-        self.id, self.state = identity, state
+    def __init__(
+        self, what: str, identity: str, state: str, reason: str, *, content_version: int | None = None
+    ) -> None:
+        self.id, self.state, self.content_version = identity, state, content_version
         super().__init__(f"the {what} {identity} is {state.replace('_', ' ')}: {reason}; nothing was changed")
 
 

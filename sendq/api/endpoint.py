@@ -64,14 +64,15 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         incoming = Incoming(request, self._desk.memory)
+        operation = self._operations.get("GET" if request.method == "HEAD" else request.method)
         try:
-            response = await self._answered(request, incoming)
+            response = await self._answered(request, incoming, operation)
         except Gone:
             return
         except Refused as refused:
             response = refused.answer()
         except SendqError as error:
-            response = refusal(error).answer()
+            response = refusal(error, enqueues=operation is not None and operation.enqueues).answer()
         except Exception as error:
             response = failure(error)
         finally:
@@ -80,9 +81,7 @@ class Endpoint:
             response.headers[name] = value
         await response(scope, receive, send)
 
-    async def _answered(self, request: Request, incoming: Incoming) -> Response:
-        method = "GET" if request.method == "HEAD" else request.method
-        operation = self._operations.get(method)
+    async def _answered(self, request: Request, incoming: Incoming, operation: Operation | None) -> Response:
         if operation is None:
             allowed = ", ".join(sorted(self._operations))
             raise Refused("no-such-method", f"This address allows {allowed}.", headers={"allow": allowed})

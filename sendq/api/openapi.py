@@ -93,7 +93,7 @@ def _answer(operation: Operation, status: int, name: str) -> dict[str, Any]:
         else HTTPStatus(status).phrase,
         "content": {JSON_TYPE: {"schema": _reference(name)}},
     }  # fmt: skip
-    if operation.name in ("send", "create_batch", "modify", "delete", "add", "undo"):
+    if operation.enqueues and operation.name != "send_many":
         found["headers"] = {"Location": {"schema": STRING, "description": "The path of what it made", "required": True}}
     return found
 
@@ -170,6 +170,7 @@ def _schemas() -> Schemas:
     problems = {"type": "array", "items": _reference("FieldProblem")}
     whole = _answer_of(type=STRING, title=STRING, status=INTEGER, detail=STRING)
     further = {"problems": problems, "job_id": STRING, "batch_id": STRING, "id": STRING, "state": STRING}
+    further["content_version"] = INTEGER
     named["Problem"] = whole | {"properties": whole["properties"] | further}
     return schemas
 

@@ -82,6 +82,11 @@ class Operation:
     keyed: bool = False
     query: Mapping[str, Any] = field(default_factory=lambda: NO_HINTS)
 
+    @property
+    def enqueues(self) -> bool:
+        """Whether it makes jobs or batches."""
+        return 201 in self.results
+
 
 def shown(view: Any) -> dict[str, Any]:
     """A view of the Python API as JSON."""

@@ -58,6 +58,7 @@ KINDS: Mapping[str, Kind] = {
     "too-slow": Kind(408, "The request did not arrive in time"),
     "key-conflict": Kind(409, "The key belongs to other content"),
     "not-waiting": Kind(409, "It cannot be changed any more"),
+    "content-changed": Kind(409, "The message was replaced"),
     "too-large": Kind(413, "The request is too large"),
     "media-type": Kind(415, "The content type is not supported"),
     "invalid": Kind(422, "The request has problems"),
@@ -116,18 +117,20 @@ class Answer(JSONResponse):
         return json.dumps(content, separators=(",", ":")).encode("ascii")
 
 
-def refusal(error: SendqError) -> Refused:
-    """What an error of the queue means to a client."""
-    if isinstance(error, SuppressedRecipients):
-        return Refused("suppressed", "Nothing was enqueued.", problems=error.problems)
+def refusal(error: SendqError, *, enqueues: bool = True) -> Refused:
+    """What an error of the queue means to a client. ``enqueues``: whether the request would have made jobs."""
     if isinstance(error, InvalidJob):
-        return Refused("invalid", "Nothing was enqueued.", problems=error.problems)
+        kind = "suppressed" if isinstance(error, SuppressedRecipients) else "invalid"
+        return Refused(kind, f"Nothing was {'enqueued' if enqueues else 'changed'}.", problems=error.problems)
     if isinstance(error, InvalidArgument):
         return Refused("invalid", "Nothing was changed.", problems=error.problems)
     if isinstance(error, NotFound):
         return Refused("not-found", "There is no such job, batch or key.")
     if isinstance(error, KeyConflict):
         return Refused("key-conflict", KEY_CONFLICT)  # without the id: see `sending.conflicting`
+    if isinstance(error, NotWaiting) and error.content_version is not None:
+        detail = "The message was replaced since: read it again, and send its content version."
+        return Refused("content-changed", detail, id=error.id, content_version=error.content_version)
     if isinstance(error, NotWaiting):
         return Refused(
             "not-waiting", "Nothing was changed; `state` has its present state.", id=error.id, state=error.state

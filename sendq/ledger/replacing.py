@@ -129,8 +129,10 @@ def _require_replaceable(row: Row[Any] | None, job_id: UUID, content: int | None
         raise lookup.no_such_job(job_id)
     if row.operation != "send":
         raise InvalidArgument([Problem("job_id", "is not a send", "cancel it, and enqueue another change instead")])
-    if (because := refusal(row) or other_content(row, content)) is not None:
+    if (because := refusal(row)) is not None:
         raise NotWaiting("job", str(job_id), row.state, because)
+    if (because := other_content(row, content)) is not None:
+        raise NotWaiting("job", str(job_id), row.state, because, content_version=row.content_version)
     return row
 
 

@@ -37,7 +37,7 @@ from sendq.ledger.reading.seen_contents import seen_contents, was_seen
 from sendq.ledger.reading.unapproved import decidable
 from sendq.rules.rule_ids import BY_HAND, REJECTED
 from sendq.rules.states import FINAL, Event, State
-from sendq.rules.waiting_job import DECISIONS, Change, ChangeKind, after_change, is_parked, refusal
+from sendq.rules.waiting_job import DECISIONS, Change, ChangeKind, after_change, is_parked, other_content, refusal
 
 # Jobs in one transaction: few enough that a row stays locked for milliseconds only.
 STEP = 500
@@ -111,7 +111,8 @@ def start(
     if row is None:
         raise lookup.no_such_job(job_id)
     if (because := refusal(row, change)) is not None:
-        raise NotWaiting("job", str(job_id), row.state, because)
+        version = row.content_version if because == other_content(row, change.content) else None
+        raise NotWaiting("job", str(job_id), row.state, because, content_version=version)
     if change.is_too_late(row):
         raise _too_late(change.expiry_of(row))
     if dry_run:

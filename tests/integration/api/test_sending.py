@@ -335,6 +335,33 @@ class TestJobs:
         assert fields_of(client.post(f"{url}/replace", {"message": {"to": ["x"]}, "key": "k"})) == ["key"]
         assert fields_of(client.post(f"{url}/replace", {"message": {"to": ["x"]}})) == ["to[0].email"]
         assert fields_of(client.post(f"{url}/replace", {})) == ["message"]
+        kept.queue.suppress("nyah@example.com")
+        modified = kept.queue.modify("g1", ["m1"], unread=True).id
+        for refused in (
+            client.post(f"{url}/replace", {}),
+            client.post(f"{url}/replace", {"message": {"to": ["nyah@example.com"]}}),
+            client.post(f"/v1/batches/{modified}/close"),
+        ):
+            assert (refused.status, told(refused)["detail"]) == (422, "Nothing was changed.")
+
+    def test_is_refused_if_it_was_replaced_since_it_was_read(self, client: Client) -> None:
+        url = client.post("/v1/send", SEND).headers["location"]
+        read = told(client.get(url))["content_version"]
+        given = {"message": MESSAGE | {"subject": "New"}, "content": read}
+        assert client.post(f"{url}/replace", given).status == 200
+        answer = client.post(f"{url}/replace", given | {"message": MESSAGE})
+        now = told(client.get(url))["content_version"]
+        assert (answer.status, told(answer)) == (409, {
+            "type": "urn:sendq:problem:content-changed", "title": "The message was replaced", "status": 409,
+            "detail": "The message was replaced since: read it again, and send its content version.",
+            "id": url.rpartition("/")[2], "content_version": now,
+        })  # fmt: skip
+        assert client.post(f"{url}/replace", given | {"message": MESSAGE, "content": now}).status == 200
+        assert client.post(f"{url}/cancel").status == 200
+        over = client.post(f"{url}/replace", given)
+        assert (over.status, told(over)["type"], told(over)["state"]) == (
+            409, "urn:sendq:problem:not-waiting", "cancelled",
+        )  # fmt: skip
 
     def test_tell_what_is_wrong_with_a_filter_or_a_change(self, client: Client) -> None:
         assert fields_of(client.get("/v1/jobs?colour=red&limit=1&limit=2")) == ["colour", "limit"]

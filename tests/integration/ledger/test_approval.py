@@ -281,8 +281,9 @@ class TestAnApprovalOfWhatHasBeenRead:
         read = ledger.queue.job(str(job)).content_version
         self.replace(ledger, job)
         decide = getattr(ledger.queue, decision)
-        with pytest.raises(NotWaiting, match="its content is another one: version 1, not 0"):
+        with pytest.raises(NotWaiting, match="its content is another one: version 1, not 0") as refused_one:
             decide(str(job), content=read, by="anna")
+        assert refused_one.value.content_version == 1
         refused = getattr(operators(ledger), decision)([str(job)], content=read, by="anna").finish().refused
         assert "version 1, not 0" in refused[str(job)]
         assert (ledger.job(job).approved_at, begun(ledger)) == (None, [])
