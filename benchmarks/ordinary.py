@@ -261,7 +261,7 @@ def _profiles(results: dict[str, Any]) -> list[str]:
         words = (
             f"Of its {costs[rate]:g} ms a job, in one more run: {found['samples']:,} samples of what holds the "
             "interpreter's lock, each counted for the innermost layer that it passes, and the operating system's CPU "
-            "of each thread, in which encryption, system calls and what an idle worker does are too."
+            "of each thread, in which encryption, system calls, what an idle worker does and the sampling are too."
         )
-        made += reporting.section(title, words, layers.lines(found, costs[rate]))
+        made += reporting.section(title, words, layers.lines(found, costs[rate])[1:])
     return made
