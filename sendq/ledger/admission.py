@@ -76,8 +76,9 @@ def waiting(
     return int(connection.execute(select(func.count()).select_from(some)).scalar_one())
 
 
-def admit(connection: Connection, lanes: Iterable[tuple[str, str]], *, cap: int, now: Micros) -> None:
-    """Check that the lanes of these (application, grant) do not exceed ``cap`` with what this transaction stored.
+def admit(connection: Connection, lanes: Iterable[tuple[str, str]], *, cap: int, now: Micros, more: int = 0) -> None:
+    """Check that the lanes of these (application, grant) do not exceed ``cap`` with what this transaction stored, and
+    with so many ``more`` jobs each.
 
     Concurrent transactions do not see each other's jobs: together they may exceed the cap.
 
@@ -85,7 +86,7 @@ def admit(connection: Connection, lanes: Iterable[tuple[str, str]], *, cap: int,
         LaneFull: more than ``cap`` jobs would wait for a grant.
     """
     for application, grant_id in lanes:
-        count = waiting(connection, lane_id(application, grant_id), most=cap + 1)
+        count = waiting(connection, lane_id(application, grant_id), most=cap + 1) + more
         if count > cap:
             when = eta(connection, application, grant_id, "send", priority=Priority.LOW, not_before=now, now=now)
             raise LaneFull(grant_id, waiting=cap, cap=cap, eta=when.at)

@@ -19,7 +19,7 @@ from sendq.enqueueing.options import Options
 from sendq.enqueueing.plan import Plan
 from sendq.errors import InvalidArgument, Problem
 from sendq.facts.outcomes import Sent
-from sendq.ledger import events
+from sendq.ledger import admission, events
 from sendq.ledger.batches import sums_of
 from sendq.ledger.db import schema
 from sendq.ledger.enqueue import require_same, store
@@ -51,7 +51,7 @@ class Undoing:
 def undo(connection: Connection, batch_id: UUID, how: Undoing, *, now: Micros, dry_run: bool = False) -> Batch:
     """Store the batch that undoes another one, or return the one that is doing it, or that the key names already.
 
-    ``dry_run``: nothing is stored, and the result has the id of the batch that would be undone.
+    ``dry_run``: nothing is stored, and the result has the id of the batch that would be undone; it raises the same.
 
     Raises:
         NotFound: there is no such batch.
@@ -78,13 +78,16 @@ def undo(connection: Connection, batch_id: UUID, how: Undoing, *, now: Micros, d
     messages, left_out = _changed_messages(connection, batch_id)
     if not messages:
         raise InvalidArgument([Problem("batch_id", "has changed no message of which a snapshot is kept", _NOTHING)])
-    if dry_run:
-        return Batch(str(batch_id), len(messages), left_out=left_out)
     lane = lane_of(connection, row)
     context = batch_context(
         row.id, row.lane_id, row.operation, row.target, row.hard, row.fields, row.content_type
     )  # fmt: skip
     body = how.vault.open(bytes(row.body), row.cipher_key, context=context)
+    if dry_run:
+        if how.cap is not None:
+            lanes = [(row.application, lane["grant_id"])]
+            admission.admit(connection, lanes, cap=how.cap, now=now, more=len(messages))
+        return Batch(str(batch_id), len(messages), left_out=left_out)
     options = Options(
         application=row.application, key=how.key, priority=how.priority, on_outcome=how.on_outcome,
         tags=read_tags(row.tags),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sendq.console.acts.act import Act, Given, Preview, count
 from sendq.console.runs import Facts
 from sendq.console.serving import invalid
-from sendq.errors import InvalidArgument, NotFound
+from sendq.errors import InvalidArgument, NotFound, Unreadable
 from sendq.operators import Operators
 
 LEFT_OUT = "Not restored, since their snapshots are deleted"
@@ -27,6 +27,11 @@ class Undo(Act):
             found = operators.undo(batch, vault=given.vault, by=given.by, dry_run=True)
         except InvalidArgument as refused:
             warnings.append(invalid(refused))
+        except Unreadable:
+            warnings.append(
+                "It cannot be undone here: the ledger is encrypted, and the console does not have its key. Use sendq "
+                "undo where workers run."
+            )
         else:
             number = found.total
             facts.append(("Messages that it changed", f"{number:,}"))

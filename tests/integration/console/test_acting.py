@@ -651,6 +651,12 @@ class TestUndo:
         assert 'type="submit"' not in refused.text.partition('class="card act"')[2]
         assert "/acts/undo" not in browser.get(f"/batches/{undo.id}").text
 
+    def test_is_refused_before_it_starts_if_the_console_has_no_key(self, browser: Browser, kept: Ledger) -> None:
+        batch = changed(kept, vault=Vault.parse("k1:" + "A" * 43 + "="))
+        page = browser.get(f"/acts/undo?batch={batch.id}")
+        assert (page.status, "the console does not have its key. Use sendq undo" in page.words) == (200, True)
+        assert 'type="submit"' not in page.text.partition('class="card act"')[2]
+
     def test_says_what_it_leaves_out(self, browser: Browser, kept: Ledger) -> None:
         batch = changed(kept)
         job = next(row.job_id for row in kept.rows(schema.snapshot))

@@ -16,6 +16,7 @@ from sendq import (
     InvalidArgument,
     InvalidJob,
     KeyConflict,
+    LaneFull,
     NewBatch,
     NotFound,
     Operators,
@@ -34,6 +35,8 @@ from sendq.ledger.db import schema
 from sendq.ledger.dispatching import turns
 from sendq.ledger.dispatching.record import record
 from sendq.ledger.operators import rekey
+from sendq.ledger.undoing import Undoing, undo
+from sendq.ledger.waiting_jobs import Author
 from sendq.rules.message_state import read, written
 from sendq.rules.states import Event
 from sendq.vault import KEY_BYTES
@@ -228,6 +231,24 @@ class TestUndo:
         result = Operators(ledger.engine, now=ledger.clock).undo(batch.id, by="anna", dry_run=True)
         assert (result.total, result.undo_id, result.dry_run) == (3, None, True)
         assert len(ledger.rows(schema.batch)) == 1
+
+    def test_of_a_dry_run_is_refused_what_the_undo_is_refused(self, ledger: Ledger) -> None:
+        batch = changed(ledger, vault=OLD)
+        ledger.send()
+        ledger.send(needs_approval=True)
+        stranger = Operators(ledger.engine, now=ledger.clock)
+        how = Undoing(Author("anna", None), 1, None, 4, OLD)
+        before = [ledger.rows(table) for table in schema.metadata.sorted_tables]
+        for dry_run in (True, False):
+            with pytest.raises(Unreadable):
+                stranger.undo(batch.id, by="anna", vault=Vault({"new": RAW["new"]}), dry_run=dry_run)
+            with pytest.raises(LaneFull) as full, ledger.writing() as connection:
+                undo(connection, UUID(batch.id), how, now=ledger.clock(), dry_run=dry_run)
+            assert (full.value.waiting, full.value.cap) == (4, 4)
+        assert [ledger.rows(table) for table in schema.metadata.sorted_tables] == before
+        with ledger.writing() as connection:
+            found = undo(connection, UUID(batch.id), replace(how, cap=5), now=ledger.clock(), dry_run=True)
+        assert found.total == 3
 
 
 class TestIsRefused:
