@@ -9,11 +9,13 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from starlette.responses import JSONResponse
 
+from sendq.api.wording import in_json
 from sendq.errors import (
     InvalidArgument,
     InvalidJob,
@@ -105,7 +107,7 @@ class Refused(Exception):
             "detail": self.detail,
         }
         if self.problems:
-            named = [{"field": one.field, "reason": one.reason, "remedy": one.remedy} for one in self.problems]
+            named = [asdict(in_json(one)) for one in self.problems]
             content["problems"] = named
         return Answer(content | self.more, known.status, headers=self.headers, media_type=MEDIA_TYPE)
 
