@@ -76,6 +76,7 @@ if TYPE_CHECKING:
         Page,
         Priority,
         RecipientStatus,
+        Replacement,
         Status,
         WalkView,
         Why,
@@ -115,8 +116,8 @@ _HOMES = {
     "sendq.views": (
         "AttemptView", "Batch", "BatchError", "BatchView", "DeadLetter", "DeadLetterCount", "DeliveryStatus",
         "DeliveryView", "Doubt", "Eta", "EventView", "GrantState", "GrantView", "HeldGroup", "HoldView", "Job",
-        "JobCounts", "JobLine", "JobView", "LeftAlone", "Page", "Priority", "RecipientStatus", "Status", "WalkView",
-        "Why",
+        "JobCounts", "JobLine", "JobView", "LeftAlone", "Page", "Priority", "RecipientStatus", "Replacement", "Status",
+        "WalkView", "Why",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -170,6 +171,7 @@ __all__ = [
     "Query",
     "Recipient",
     "RecipientStatus",
+    "Replacement",
     "Retryable",
     "SchemaMismatch",
     "Scope",

@@ -50,7 +50,7 @@ from sendq.rules.suppression import Suppressed
 from sendq.rules.windows import Window
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.vault import Vault
-from sendq.views import Batch, Job, MergeCheck, Priority
+from sendq.views import Batch, Job, MergeCheck, Priority, Replacement
 
 
 class AsyncSendQueue(AsyncBulk, AsyncReading, AsyncChanging, AsyncSuppressing):
@@ -328,7 +328,7 @@ class AsyncSendQueue(AsyncBulk, AsyncReading, AsyncChanging, AsyncSuppressing):
         reason: str | None = None,
         dry_run: bool = False,
         session: Any = None,
-    ) -> Job:
+    ) -> Replacement:
         """Replace the message of a send that waits: the same job and key, with other content.
 
         Everything else stays: due time, expiry, priority, holds, tags, batch. The message is checked as in `send`. The

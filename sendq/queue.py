@@ -46,7 +46,7 @@ from sendq.rules.suppression import Suppressed
 from sendq.rules.windows import Window
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.vault import Vault
-from sendq.views import Batch, Job, MergeCheck, Priority
+from sendq.views import Batch, Job, MergeCheck, Priority, Replacement
 
 
 class SendQueue(Bulk, Reading, Changing, Suppressing):
@@ -325,7 +325,7 @@ class SendQueue(Bulk, Reading, Changing, Suppressing):
         reason: str | None = None,
         dry_run: bool = False,
         session: Any = None,
-    ) -> Job:
+    ) -> Replacement:
         """Replace the message of a send that waits: the same job and key, with other content.
 
         Everything else stays: due time, expiry, priority, holds, tags, batch. The message is checked as in `send`. The

@@ -19,7 +19,7 @@ from sendq.enqueueing.batch_sends import NewBatch
 from sendq.enqueueing.options import Options, OptionsGiven
 from sendq.enqueueing.query import Query
 from sendq.messages.message import Message
-from sendq.views import Batch, BatchView, Eta, GrantView, Job, JobLine, JobView, Why
+from sendq.views import Batch, BatchView, Eta, GrantView, Job, JobLine, JobView, Replacement, Why
 
 VERSION = "1"  # of the API: the v1 of its paths
 
@@ -156,7 +156,7 @@ def _schemas() -> Schemas:
     named["SetPriority"] = schemas.object(jobs.PRIORITY, required=["priority"])
     named["Reason"] = schemas.object(jobs.REASON)
     named["Nothing"] = schemas.object({})
-    for view in (Job, Batch, BatchView, JobView, JobLine, Why, GrantView, Eta):
+    for view in (Job, Replacement, Batch, BatchView, JobView, JobLine, Why, GrantView, Eta):
         schemas.of(view)
     for name, computed in COMPUTED.items():
         named[name]["properties"] |= computed

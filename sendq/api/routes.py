@@ -72,7 +72,7 @@ OPERATIONS = (
     Operation(
         name="replace", method="POST", path="/v1/jobs/{job_id}/replace", access=Access.WRITE,
         run=sending.replace_message, summary="Replace the message of a send that waits", body="Replace", form=True,
-        results={200: "Job"},
+        results={200: "Replacement"},
     ),
     *(
         operation

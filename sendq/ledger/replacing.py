@@ -41,7 +41,7 @@ from sendq.messages.mime import MimeMessage
 from sendq.rules.suppression import Suppressed
 from sendq.rules.waiting_job import after_replacement, other_content, refusal
 from sendq.vault import Vault
-from sendq.views import Job
+from sendq.views import Job, Replacement
 
 KIND = "replace"
 
@@ -90,8 +90,8 @@ def replace_message(
     now: Micros,
     content: int | None = None,
     dry_run: bool = False,
-) -> Job:
-    """Replace the message of a job; returns the job, with the recipients that were dropped.
+) -> Replacement:
+    """Replace the message of a job; returns the job, who was dropped, and whether it was replaced.
 
     ``send``, ``content``: from and as in `send_instead`; ``plan``: plans it, without dropped recipients; ``own``: who
     is suppressed by the application's own list; ``dry_run``: it is rolled back. The job is locked last, since its
@@ -117,11 +117,15 @@ def replace_message(
             planned = with_known_id(planned, follows)
         if row.key is not None:  # it may name what was dropped from the message that is stored
             replace_key(connection, send.options.application, row.key, job_id, message_digest(send), vault)
-        if _exchange(connection, row, planned, contents, lane_of(connection, row), author, vault, now=now):
+        replaced = _exchange(connection, row, planned, contents, lane_of(connection, row), author, vault, now=now)
+        if replaced:
             note_dropped(connection, [send], verdict, {0: Job(str(job_id))}, now=now)
         if dry_run:
             step.rollback()
-    return Job(str(job_id), existed=True, dropped=tuple(hit.field for hit in verdict.dropped.get(0, ())))
+    return Replacement(
+        str(job_id), existed=True, dropped=tuple(hit.field for hit in verdict.dropped.get(0, ())), replaced=replaced,
+        content_version=row.content_version + (replaced and not dry_run),
+    )  # fmt: skip
 
 
 def _require_replaceable(row: Row[Any] | None, job_id: UUID, content: int | None) -> Row[Any]:

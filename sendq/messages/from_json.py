@@ -25,7 +25,10 @@ ALIASES: Mapping[str, str] = {"in": "in_", "from": "from_"}
 
 def message_from_json(text: bytes) -> Message:
     """The message that a file or an input has. Raises `InvalidJob` with every problem."""
-    fields = strict_json(text.removeprefix(codecs.BOM_UTF8))
+    text = text.removeprefix(codecs.BOM_UTF8)
+    if not text.strip():
+        raise InvalidJob([Problem("", "is empty", "write the fields of the message")])
+    fields = strict_json(text)
     if not isinstance(fields, dict):
         reason, remedy = "is not a JSON object", 'write the fields of the message: {"to": …, "subject": …, "body": …}'
         raise InvalidJob([Problem("", reason, remedy)])

@@ -15,6 +15,7 @@ from sendq.views.jobs import (
     JobLine,
     JobView,
     Priority,
+    Replacement,
     Why,
 )
 from sendq.views.overview import BatchLine, Found, FoundGrant, Overview, PaceView
@@ -67,6 +68,7 @@ __all__ = [
     "Page",
     "Priority",
     "RecipientStatus",
+    "Replacement",
     "Shut",
     "Status",
     "WalkView",

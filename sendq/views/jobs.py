@@ -34,6 +34,16 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Replacement(Job):
+    """The job of a replaced message. ``replaced``: False if the job has this message already; ``content_version``: what
+    it has now. With ``dry_run``, ``replaced`` says what would be done, and nothing was.
+    """
+
+    replaced: bool = True
+    content_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptView:
     """One HTTP call for a job."""
 

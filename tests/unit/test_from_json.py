@@ -23,7 +23,8 @@ class TestMessageFromJson:
         ("text", "says"),
         [
             (b'{"to": [,]}', "is not JSON from line 1, column 9 on; correct it"),
-            (b"", "is not JSON from line 1, column 1 on"),
+            (b"", "is empty; write the fields of the message"),
+            (b"\xef\xbb\xbf \n", "is empty; write the fields of the message"),
             (b"{} x", "is not JSON from line 1, column 4 on"),
             (b"\xff{}", "is not UTF-8; encode it as UTF-8"),
             (b"[1]", "is not a JSON object; write the fields of the message"),

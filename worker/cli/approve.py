@@ -35,7 +35,7 @@ def _options(done: str) -> Callable[[F], F]:
             ),
             batch_option("All jobs of this batch, once it is closed and its search has ended."),
             scope_options("jobs"),
-            key_option("The job that was enqueued with this key, instead of its id."),
+            key_option("The job"),
             click.argument("jobs", nargs=-1, metavar="[JOB]..."),
         ):
             command = option(command)

@@ -30,7 +30,7 @@ MANY = {
 
 @click.command()
 @click.argument("job", required=False)
-@key_option("The job that was enqueued with this key, instead of its id.")
+@key_option("The job")
 @act_options("jobs", rule="Jobs last decided by this rule.", period="Jobs enqueued")
 @reason_option(required=False)
 @by_option

@@ -72,9 +72,10 @@ def period_options(what: str) -> Callable[[F], F]:
     return decorate
 
 
-def key_option(help_: str) -> Callable[[F], F]:
-    """``--key``: what was enqueued with it, of ``--application``."""
-    return click.option("--key", metavar="KEY", help=f"{help_} Of --application (default: `default`).")
+def key_option(what: str) -> Callable[[F], F]:
+    """``--key``: instead of an id; ``what``: that which was enqueued with it."""
+    words = f"{what} that was enqueued with this key in the application given with --application (default: `default`)."
+    return click.option("--key", metavar="KEY", help=words)
 
 
 def act_options(what: str, *, rule: str, period: str) -> Callable[[F], F]:

@@ -39,13 +39,10 @@ DELIVERIES = ("failed_later", "rejected", "confirmed", "delivered", "bounced", "
 
 def _times(command: F) -> F:
     """``--due-since`` and the like."""
-    words = {
-        "due": "Only jobs that were enqueued for a time",
-        "expires": "Only jobs that wait and expire at a time, the next to expire first,",
-    }
-    for name, word in words.items():
-        for edge, means in (("until", "before"), ("since", "from")):
-            help_ = f"{word} {means} TIME: like 2026-07-01T09:00:00Z, 2h (ago) or +6h (from now)."
+    words = {"due": ("Only jobs due", ""), "expires": ("Only waiting jobs that expire", ", soonest first")}
+    for name, (what, order) in words.items():
+        for edge, when in (("until", "before"), ("since", "at or after")):
+            help_ = f"{what} {when} TIME{order}: like 2026-07-01T09:00:00Z, 2h (ago) or +6h (from now)."
             command = click.option(f"--{name}-{edge}", type=any_time, metavar="TIME", help=help_)(command)
     return command
 
@@ -66,9 +63,9 @@ def _times(command: F) -> F:
     "--delivery",
     multiple=True,
     type=click.Choice(DELIVERIES),
-    help="Only mail of which this was reported after it was sent; repeatable.",
+    help="Only mail with this delivery status; repeatable.",
 )
-@key_option("The job that was enqueued with this key, or the jobs of the batch that was.")
+@key_option("Only the job, or the jobs of the batch,")
 @period_options("Only jobs enqueued")
 @_times
 @page_options()

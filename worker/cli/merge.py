@@ -43,7 +43,7 @@ _position = re.compile(r"^\[(\d+)\]\.?")
 @click.option("--grant", required=True, metavar="ID", help="The account that sends.")
 @click.option("--csv", "table", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="The recipients: UTF-8, with a header; email is required, name and key are optional.")  # fmt: skip
-@message_option("JSON with the fields of the message, like subject and body, or template; without to. - reads stdin.")
+@message_option("JSON with the fields of the message, like subject and body, or template; without to.")
 @click.option("--delimiter", default=",", show_default=True, help="What separates the columns.")
 @click.option("--skip-suppressed", is_flag=True, help="Leave suppressed recipients out instead of refusing the table.")
 @click.option("--key", metavar="KEY", help="The batch's key: a repeated command with it changes nothing.")

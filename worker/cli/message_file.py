@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+STDIN = "FILE may be `-` (standard input)."
+
 
 def message_option(help_: str) -> Callable[[F], F]:
-    """``--message FILE``."""
+    """``--message FILE``; ``help_``: what the file has."""
     kind = click.Path(exists=True, dir_okay=False, allow_dash=True)
-    return click.option("--message", required=True, type=kind, metavar="FILE", help=help_)
+    return click.option("--message", required=True, type=kind, metavar="FILE", help=f"{help_} {STDIN}")
 
 
 def read_message(path: str) -> Message:

@@ -97,7 +97,7 @@ def rate(given: str) -> float:
 
 
 def one_of(given: str | None, key: str | None, name: str) -> None:
-    """Refuse a job or batch that is not named either by its id or by its key."""
+    """Refuse a job or batch that is not named either by its id (``name``) or by its key."""
     if (given is None) == (key is None):
         raise click.UsageError(f"give either {name} or --key")
 

@@ -32,7 +32,7 @@ REFUSED = {
 @click.command()
 @click.argument("jobs", nargs=-1, metavar="[JOB]...")
 @click.argument("answer", type=click.Choice(ANSWERS))
-@key_option("The job that was enqueued with this key, instead of its id.")
+@key_option("The job")
 @act_options("jobs", rule="Those that this rule put in doubt.", period="Those enqueued")
 @click.option("--all-in-doubt", is_flag=True, help="All jobs in doubt.")
 @click.option("--message-id", metavar="ID", help="With one JOB and sent: the id of the message that was sent.")

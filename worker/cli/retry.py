@@ -36,7 +36,7 @@ INSTEAD = {
 
 @click.command()
 @click.argument("jobs", nargs=-1, metavar="[JOB]...")
-@key_option("The job that was enqueued with this key, instead of its id.")
+@key_option("The job")
 @act_options("jobs", rule="Those that this rule gave up.", period="Those given up")
 @click.option("--expired", is_flag=True, help="Jobs that expired, instead of dead letters.")
 @click.option("--limit", type=click.IntRange(1), help="How many at most.")

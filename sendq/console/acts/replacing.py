@@ -12,7 +12,7 @@ from sendq.errors import InvalidArgument, InvalidJob, NotFound, NotWaiting, Prob
 from sendq.messages.forms import MAX_JSON_BYTES
 from sendq.messages.from_json import message_from_json
 from sendq.operators import Operators
-from sendq.views import Job
+from sendq.views import Replacement
 
 REFUSE, DROP = "refuse", "drop"
 
@@ -84,12 +84,11 @@ class Replace(Act):
     def steps(self, operators: Operators, given: Given) -> Iterator[Facts]:
         """One step."""
         job = self._replace(given, dry_run=False)
-        now = operators.job(job.id).content_version
         dropped = (("Left out", count(len(job.dropped), "suppressed recipient")),) if job.dropped else ()
-        same = now == given.content
-        yield ("Content version", f"{now}: it had this message already" if same else str(now)), *dropped
+        already = "" if job.replaced else ": it had this message already"
+        yield ("Content version", f"{job.content_version}{already}"), *dropped
 
-    def _replace(self, given: Given, *, dry_run: bool) -> Job:
+    def _replace(self, given: Given, *, dry_run: bool) -> Replacement:
         queue, content = given.queue, given.content
         if queue is None:
             raise NotFound(NO_QUEUE)

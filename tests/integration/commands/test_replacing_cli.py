@@ -6,11 +6,12 @@ import base64
 import io
 import json
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 
-from sendq import clock
+from sendq import SendQueue, clock
 from sendq.ledger.db import schema
 from tests.integration.commands.test_operators import as_json
 from tests.support.commands import Cli
@@ -77,11 +78,45 @@ class TestReplace:
         before = ledger.rows(schema.job), ledger.rows(schema.payload), ledger.rows(schema.key)
         status, out, _ = cli("replace", job, "--message", str(file), "--dry-run")
         assert (status, out.endswith("content version 0, would be replaced; nothing was changed\n")) == (0, True)
+        tried = as_json(cli("replace", job, "--message", str(file), "--dry-run", "--json"))
+        assert (tried["replaced"], tried["content_version"], tried["dry_run"]) == (True, 0, True)
         ledger.queue.suppress("bea@example.com", source="test")
         status, _, err = cli("replace", job, "--message", str(file), "--dry-run")
         assert (status, f"{file}: to[0] " in err, "--skip-suppressed" in err) == (1, True, True)
         assert (ledger.rows(schema.job), ledger.rows(schema.payload), ledger.rows(schema.key)) == before
         assert not [row for row in ledger.rows(schema.event) if row.kind == "replace"]
+
+    def test_a_dry_run_says_if_the_job_has_the_message_already(
+        self, cli: Cli, ledger: Ledger, job: str, file: Path
+    ) -> None:
+        assert cli("replace", job, "--message", str(file), *WHY)[0] == 0
+        status, out, _ = cli("replace", job, "--message", str(file), "--dry-run")
+        assert (status, out) == (0, f"{job} has this message already: content version 1; nothing was changed\n")
+        for more in (["--dry-run"], []):
+            made = as_json(cli("replace", job, "--message", str(file), "--json", *more))
+            assert (made["replaced"], made["content_version"]) == (False, 1)
+
+    def test_finds_the_job_by_its_key(self, cli: Cli, ledger: Ledger, job: str, file: Path) -> None:
+        made = as_json(cli("replace", "--key", "invoice-42", "--message", str(file), "--json"))
+        assert (made["job_id"], made["replaced"]) == (job, True)
+        for named in (["--key", "invoice-43"], ["--key", "invoice-42", "--application", "crm"]):
+            assert cli("replace", *named, "--message", str(file))[0] == 1
+        for named in ([], [job, "--key", "invoice-42"]):
+            status, _, err = cli("replace", *named, "--message", str(file))
+            assert (status, "give either JOB or --key" in err) == (2, True)
+
+    def test_replaces_whatever_the_content_is_now_unless_it_is_named(
+        self, cli: Cli, ledger: Ledger, job: str, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        replace = SendQueue.replace
+
+        def late(queue: SendQueue, *given: Any, **options: Any) -> Any:
+            replace(queue, job, MESSAGE.model_copy(update={"subject": "another"}))
+            return replace(queue, *given, **options)
+
+        monkeypatch.setattr(SendQueue, "replace", late)
+        status, out, _ = cli("replace", job, "--message", str(file))
+        assert (status, out) == (0, f"the message of {job} is replaced: content version 2\n")
 
     def test_only_the_content_that_was_read(self, cli: Cli, ledger: Ledger, job: str, file: Path) -> None:
         ledger.queue.replace(job, MESSAGE.model_copy(update={"subject": "another"}))
@@ -100,6 +135,7 @@ class TestReplace:
     @pytest.mark.parametrize(
         ("text", "says"),
         [
+            (b"", "is empty; write the fields of the message"),
             (b'{"to": [,]}', "is not JSON from line 1, column 9 on; correct it"),
             (b'{"to": ["ann@example"], "subjct": "x"}', "subjct is not a known field; "),
             (b'{"to": ["ann@example"], "subjct": "x"}', "to[0].email is not an email address; "),
@@ -121,6 +157,6 @@ class TestReplace:
         ledger.queue.modify("g1", ["m1"], unread=False)
         (change,) = ledger.rows(schema.job)
         status, _, err = cli("replace", str(change.id), "--message", str(file))
-        assert (status, "JOB" in err or "--job" in err, "is not a send; cancel it" in err) == (2, True, True)
+        assert (status, err) == (2, "sendq: JOB is not a send; cancel it, and enqueue another change instead\n")
         assert cli("replace", str(UUID(int=1)), "--message", str(file))[0] == 1
         assert cli("replace", str(change.id), "--message", str(file) + "x")[0] == 2

@@ -520,7 +520,7 @@ class TestReplace:
         ("message", "says"),
         [
             ("{", "Message is not JSON from line 1, column 2 on; correct it."),
-            ("", "Message is not JSON"),
+            ("", "Message is empty; write the fields of the message."),
             ('{"subject": "x"}', "Message.to has no recipient; pass at least one."),
             ('{"to": ["ann@example"], "subject": "x"}', "Message.to[0].email is not an email address"),
             ('{"to": ["gone@example.com"], "subject": "x"}', "Message.to[0] "),

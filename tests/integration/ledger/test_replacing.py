@@ -23,6 +23,7 @@ from sendq import (
     NewBatch,
     NotFound,
     NotWaiting,
+    Replacement,
     Send,
     SendQueue,
     State,
@@ -74,7 +75,7 @@ class TestReplace:
         job = ledger.queue.send("g1", MESSAGE, key="a", priority="high", tags={"campaign": "may"})
         before = ledger.job(UUID(job.id))._asdict()
         replaced = ledger.queue.replace(job.id, OTHER, by="anna", reason="a typo")
-        assert (replaced.id, replaced.existed, replaced.dropped) == (job.id, True, ())
+        assert replaced == Replacement(job.id, existed=True, dropped=(), replaced=True, content_version=1)
         assert ledger.job(UUID(job.id))._asdict() == before | {"content_version": 1}
         (loaded,) = claim(ledger).jobs
         assert loaded.body == wire(OTHER, job.id)

@@ -93,11 +93,13 @@ def lead(ledger: Ledger) -> None:
             walks.make_jobs(connection, batch_id, now=ledger.clock())
 
 
-def changed(ledger: Ledger, *, vault: Vault = NONE, after: bytes | None = None, number: int = 3) -> Batch:
+def changed(
+    ledger: Ledger, *, vault: Vault = NONE, after: bytes | None = None, number: int = 3, **options: Any
+) -> Batch:
     """A batch that keeps snapshots, and has ended."""
     ledger.queue = SendQueue(ledger.engine, now=ledger.clock, vault=vault)
     names = [f"m{n}" for n in range(number)]
-    batch = ledger.queue.modify("g1", names, **CHANGE, undoable=True)
+    batch = ledger.queue.modify("g1", names, **CHANGE, undoable=True, **options)
     work(ledger, dict.fromkeys(names, BEFORE), vault=vault, after=after)
     return batch
 
