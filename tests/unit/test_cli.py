@@ -25,7 +25,7 @@ from worker.cli import events as events_command
 from worker.cli import explain as explain_command
 from worker.cli import grants as grants_command
 from worker.cli import jobs, params
-from worker.cli.main import BROKEN_PIPE, INTERRUPTED, PACKAGE_COMMAND, main, sendq
+from worker.cli.main import BROKEN_PIPE, INTERRUPTED, OPTIONS, PACKAGE_COMMAND, main, sendq
 from worker.cli.output import FAILED, UNUSABLE, clean, complain, tell, tell_table
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +74,42 @@ class TestHelp:
     )
     def test_every_reading_command_takes_json(self, capsys: pytest.CaptureFixture[str], command: str) -> None:
         assert "--json" in run(capsys, command, "--help")[1]
+
+    def test_errors_name_fields_as_some_command_does(self) -> None:
+        commands = [*sendq.commands.values()]
+        commands += [one for group in commands if isinstance(group, click.Group) for one in group.commands.values()]
+        params = [param for command in commands for param in command.params]
+        arguments = {param.human_readable_name.strip("[].") for param in params if isinstance(param, click.Argument)}
+        metavars = {param.metavar for param in params if param.metavar is not None}
+        assert set(OPTIONS.values()) - {option for param in params for option in param.opts} <= arguments | metavars
+
+    @pytest.mark.parametrize(
+        ("given", "says"),
+        [
+            (["a b"], "NAME is not a name; use 1 to 64 of letters, digits, . _ and -"),
+            (["a", "--grant", ""], "--grant is not a pattern of grants; "),
+            (["a", "--application", ""], "--application is not a name; "),
+        ],
+    )
+    def test_errors_of_a_token_name_what_was_given(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path, given: list[str], says: str
+    ) -> None:
+        status, out, err = run(capsys, "token", "create", *given, "--file", str(tmp_path / "tokens"))
+        assert (status, out, err.startswith(f"sendq: {says}")) == (2, "", True), err
+
+    @pytest.mark.parametrize("command", ["undo", "replace", "cancel"])
+    def test_acts_on_what_a_state_can_refuse_name_the_exit_status(
+        self, capsys: pytest.CaptureFixture[str], command: str
+    ) -> None:
+        assert "Exit status 1 if" in " ".join(run(capsys, command, "--help")[1].split())
+
+    def test_says_where_replace_does_not_check_as_the_application_does(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        remedy = "replace from your application, or mount the console with `queue=` set to your queue."
+        assert remedy in " ".join(run(capsys, "replace", "--help")[1].split())
+        for page in ("integration.md", "operations.md"):
+            assert remedy in " ".join((ROOT / "docs" / page).read_text(encoding="utf-8").split())
 
     def test_an_unknown_command_is_one_sentence_and_status_2(self, capsys: pytest.CaptureFixture[str]) -> None:
         status, out, err = run(capsys, "sttaus")

@@ -60,11 +60,11 @@ INTERRUPTED = 130
 # What the package's own errors say; a test compares it with theirs. Here there is a shorter command.
 PACKAGE_COMMAND = "python -m sendq migrate"
 
-# The arguments of `Operators` that have another name here.
+# The arguments of the library that have another name here.
 OPTIONS = {
-    "grant_id": "--grant", "batch_id": "--batch", "job_id": "--job", "cursor": "--after", "apart_s": "--rate",
-    "due_at": "--at", "undo_key": "--key", "expires_at": "--expires", "jobs": "JOB", "deliveries": "DELIVERY",
-    "recipients": "RECIPIENT", "file": "FILE",
+    "grant_id": "--grant", "batch_id": "--batch", "job_id": "JOB", "cursor": "--after", "apart_s": "--rate",
+    "due_at": "--at", "expires_at": "--expires", "jobs": "JOB", "deliveries": "DELIVERY",
+    "recipients": "RECIPIENT", "file": "FILE", "name": "NAME", "grants": "--grant",
 }  # fmt: skip
 
 BROKEN_PIPE = 141  # what a shell reports of any program that its reader left
@@ -239,7 +239,7 @@ def _explained(error: Exception) -> int:
 
 
 def _option_of(field: str) -> str:
-    """What an argument of `Operators` is called on the command line."""
+    """What an argument of the library is called on the command line."""
     if field.startswith(("line ", "recipients[")):  # of a file, or an argument
         return field.replace("recipients", "RECIPIENT")
     return OPTIONS.get(field, f"--{field.replace('_', '-')}")

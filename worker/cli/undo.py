@@ -7,33 +7,57 @@ from dataclasses import asdict
 import click
 
 from worker.cli.connection import load_settings, open_operators
+from worker.cli.filters import batch_option, key_option
 from worker.cli.output import FAILED, complain, counted, json_option, tell, tell_json
-from worker.cli.params import by_option, dry_run_option, reason_option
+from worker.cli.params import by_option, dry_run_option, one_of, reason_option
 from worker.cli.wording import on_command_line
 
 
 @click.command()
-@click.option("--batch", required=True, metavar="ID", help="A batch of modifications that was made with undoable=True.")
-@click.option("--key", metavar="KEY", help="The undo's key: a repeated command with it changes nothing.")
+@batch_option("A batch of modifications that was made with undoable=True.")
+@key_option("The batch")
+@click.option("--application", metavar="NAME", default="default", help="With --key: its application.")
+@click.option("--undo-key", metavar="KEY", help="The undo's own key: a repeated command with it changes nothing.")
 @reason_option(required=False)
 @by_option
 @dry_run_option("Show how many messages it would restore, and change nothing.")
 @json_option
-def undo(batch: str, key: str | None, reason: str | None, by: str, dry_run: bool, as_json: bool) -> None:
+def undo(
+    batch: str | None,
+    key: str | None,
+    application: str,
+    undo_key: str | None,
+    reason: str | None,
+    by: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Undo a batch of modifications: restore its messages to what they were before.
 
     Messages that were changed since, or are gone, are left alone; sendq batch shows which. The undo is a batch too:
     you can watch and cancel it, but not undo it.
-    """
-    from sendq import KeyConflict
 
+    Exit status 1 if the batch cannot be undone, or not yet, or if --undo-key was used for something else; 2 if the
+    command cannot be used as it is.
+    """
+    from sendq import InvalidArgument, KeyConflict
+
+    one_of(batch, key, "--batch")
+    found = batch
     try:
         with open_operators() as operators:
+            found = batch or operators.batch(key=key, application=application).id
             result = operators.undo(
-                batch, undo_key=key, vault=load_settings().vault, by=by, reason=reason, dry_run=dry_run
+                found, undo_key=undo_key, vault=load_settings().vault, by=by, reason=reason, dry_run=dry_run
             )
     except KeyConflict as conflict:
         complain(f"{on_command_line(str(conflict))}; nothing was changed")
+        raise SystemExit(FAILED) from None
+    except InvalidArgument as refused:
+        (first, *_) = refused.problems
+        if first.field != "batch_id":
+            raise
+        complain(on_command_line(f"batch {found} {first.reason}; {first.remedy}"))
         raise SystemExit(FAILED) from None
     if as_json:
         tell_json(asdict(result))

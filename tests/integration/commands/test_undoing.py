@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from uuid import UUID
 
-from sendq import clock
+from sendq import NewBatch, Send, clock
 from sendq.ledger.db import schema
 from sendq.ledger.jobs import append_batch_changes
 from tests.integration.commands.test_operators import as_json
 from tests.integration.ledger.test_undo import changed, lead
 from tests.support.commands import Cli
-from tests.support.ledger import Ledger
+from tests.support.ledger import MESSAGE, Ledger
 
 
 def test_starts_one_names_it_and_says_what_was_left_alone(cli: Cli, ledger: Ledger) -> None:
@@ -38,13 +38,38 @@ def test_starts_one_names_it_and_says_what_was_left_alone(cli: Cli, ledger: Ledg
     assert "left alone: 2 (changed since): m0, m1" in out
     assert "left alone: 1 (gone since): m2" in out
     status, _, err = cli("undo", "--batch", made["undo_id"])
-    assert (status, "--batch is an undo itself" in err) == (2, True)
-    keyed = ("undo", "--batch", batch.id, "--key", "undo-1", "--json")
+    assert (status, err) == (1, f"sendq: batch {made['undo_id']} is an undo itself; modify the messages again\n")
+    keyed = ("undo", "--batch", batch.id, "--undo-key", "undo-1", "--json")
     again = as_json(cli(*keyed))
     assert (again["existed"], again["undo_id"] == made["undo_id"]) == (False, False)
     assert as_json(cli(*keyed)) == again | {"existed": True}
     ledger.queue.modify("g1", ["m9"], unread=False, key="taken")
-    status, out, err = cli("undo", "--batch", batch.id, "--key", "taken")
+    status, out, err = cli("undo", "--batch", batch.id, "--undo-key", "taken")
     assert (status, out, "different content" in err, "nothing was changed" in err) == (1, "", True, True)
-    status, _, err = cli("undo", "--batch", batch.id, "--key", "")
-    assert (status, "--key is empty" in err) == (2, True)
+    status, _, err = cli("undo", "--batch", batch.id, "--undo-key", "")
+    assert (status, err) == (2, "sendq: --undo-key is empty; give one that identifies the content\n")
+
+
+def test_finds_the_batch_by_its_key(cli: Cli, ledger: Ledger) -> None:
+    ledger.clock.at = clock.now()
+    batch = changed(ledger, key="tidy")
+    named = ("--key", "tidy")
+    made = as_json(cli("undo", *named, "--json", "--dry-run"))
+    assert (made["batch_id"], made["total"]) == (batch.id, 3)
+    assert cli("undo", *named, "--application", "crm", "--dry-run")[0] == 1
+    for wrong in ([], ["--batch", batch.id, *named]):
+        status, _, err = cli("undo", *wrong)
+        assert (status, "give either --batch or --key" in err) == (2, True)
+
+
+def test_of_what_cannot_be_undone_fails_with_its_state(cli: Cli, ledger: Ledger) -> None:
+    ledger.clock.at = clock.now()
+    going = ledger.queue.modify("g1", ["m1"], unread=False, undoable=True)
+    plain = ledger.queue.modify("g1", ["m1"], unread=False)
+    sends = ledger.queue.send_many([Send("g1", MESSAGE)], batch=NewBatch())
+    for batch, says in (
+        (going, "still goes on; wait until it has ended, or cancel it first"),
+        (plain, "keeps no snapshots: it was enqueued without undoable=True; modify the messages again"),
+        (sends, "is a batch of sends, which cannot be undone; sendq cancel --batch ends what waits of one"),
+    ):
+        assert cli("undo", "--batch", batch.id) == (1, "", f"sendq: batch {batch.id} {says}\n")
