@@ -14,7 +14,7 @@ from sendq.console import files, texts
 from sendq.console.asked import Asked, View
 from sendq.console.identity import Who
 from sendq.console.live import Fragments
-from sendq.console.runs import Runs
+from sendq.console.runs import BatchId, Runs
 from sendq.console.sessions import Sessions, Signer
 from sendq.console.texts import Rules
 from sendq.operators import Operators
@@ -40,6 +40,7 @@ def _compiled() -> Environment:
         "words": texts.words, "tone": texts.tone, "number": texts.number, "absolute": texts.absolute,
         "span": texts.span, "relative": _relative,
     }  # fmt: skip
+    environment.tests["batch_id"] = lambda value: isinstance(value, BatchId)
     environment.globals["digest"] = files.digest
     environment.globals["ui"] = environment.get_template("parts.html").module
     return environment

@@ -18,6 +18,13 @@ log = logging.getLogger("sendq.console")
 # What an act has done so far: labels with numbers or words.
 Facts: TypeAlias = Sequence[tuple[str, str]]
 
+
+class BatchId(str):
+    """The value of a fact that is the id of a batch: the page links to it."""
+
+    __slots__ = ()
+
+
 AT_ONCE = 8
 REMEMBERED = 200  # acts whose page can still be opened
 

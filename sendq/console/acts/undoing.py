@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sendq.console.acts.act import Act, Given, Preview, count
-from sendq.console.runs import Facts
+from sendq.console.runs import BatchId, Facts
 from sendq.console.serving import invalid
 from sendq.errors import InvalidArgument, NotFound, Unreadable
 from sendq.operators import Operators
@@ -39,9 +39,10 @@ class Undo(Act):
                 facts.append((LEFT_OUT, count(found.left_out, "message")))
             if found.existed:
                 warnings.append(f"It is undone by batch {found.undo_id} already, which goes on.")
+        what = "Undo a batch" if warnings else f"Undo {count(number, 'change')}"
         return Preview(
-            what=f"Undo {count(number, 'change')}",
-            button=f"Undo {count(number, 'change')}",
+            what=what,
+            button=what,
             facts=facts,
             back=("batches", batch),
             warnings=warnings,
@@ -52,7 +53,7 @@ class Undo(Act):
         """One step, which starts the batch that undoes this one."""
         made = operators.undo(_batch_of(given), vault=given.vault, by=given.by, reason=given.reason)
         left_out = ((LEFT_OUT, count(made.left_out, "message")),) if made.left_out else ()
-        yield ("Batch", made.undo_id or ""), ("Messages", f"{made.total:,}"), *left_out
+        yield ("Batch", BatchId(made.undo_id or "")), ("Messages", f"{made.total:,}"), *left_out
 
 
 def _batch_of(given: Given) -> str:

@@ -19,15 +19,16 @@ from sendq import NewBatch, Operators, Send, SendQueue, clock
 from sendq.clock import SECOND, moment
 from sendq.console import console, serving
 from sendq.console.acts.jobs import EXAMINED, REFUSALS
+from sendq.console.asked import Asked, View
 from sendq.console.forms import fields_of
-from sendq.console.runs import AT_ONCE
+from sendq.console.runs import AT_ONCE, BatchId, Run
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
 from sendq.rules.budgets import Budget, Budgets
 from sendq.rules.by_hand import RetryRefusal
 from sendq.vault import Vault
-from tests.integration.console.conftest import Seat, act, submit
+from tests.integration.console.conftest import ANNA, Seat, act, submit
 from tests.integration.ledger.test_undo import changed
 from tests.support.asgi import Browser
 from tests.support.ledger import MESSAGE, Ledger
@@ -335,6 +336,13 @@ class TestAnyAct:
         entered = browser.get(f"{url}&{name}=a-mistake")
         assert (entered.status, "a-mistake" in entered.text, "selected" in entered.text) == (200, False, True)
         assert browser.get(url).text.count("selected") == entered.text.count("selected")
+
+    def test_links_to_what_is_a_batch_whatever_it_is_called(self, application: Starlette) -> None:
+        desk, asked = application.state.desk, Asked(ANNA, "", "/", {}, {}, datetime.now(UTC), "")
+        facts = (("Undone by", BatchId("b1")), ("Batch", "many"))
+        run = Run("an-act-1", "Undo", "anna", "r", "/", facts=facts)
+        text = desk.render(View("run.html", {"run": run, "working": False, "live": False}), asked)
+        assert ('href="/batches/b1"' in text, "/batches/many" in text) == (True, False)
 
     @pytest.mark.parametrize("identity", ["", "short", "../../x/../y", "a" * 65])
     def test_has_an_id_of_this_console(self, browser: Browser, kept: Ledger, identity: str) -> None:
@@ -677,6 +685,7 @@ class TestUndo:
         for batch, says in ((going, "Batch still goes on"), (plain, "keeps no snapshots"), (sends, "batch of sends")):
             page = browser.get(f"/acts/undo?batch={batch.id}")
             assert (page.status, says in page.words) == (200, True), page.words
+            assert ("Undo a batch" in page.words, "0 changes" in page.words) == (True, False)
             assert "/acts/undo" not in browser.get(f"/batches/{batch.id}").text
         assert browser.get("/acts/undo").status == 404
 
