@@ -19,7 +19,7 @@ BEGIN = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _DIGEST = re.compile(r"\b[0-9a-f]{32}\b")
 _WORKER = re.compile(r"[\w.-]+:(\d+) +\1(?= )")
-_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.\d+)?(?:Z|\+00:00)")
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.\d+)?(Z|\+00:00| UTC)")
 
 
 class Page:
@@ -80,7 +80,7 @@ def with_own_times(text: str) -> str:
     shift = BEGIN - min(times)
 
     def own(match: re.Match[str]) -> str:
-        return f"{_read(match) + shift:%Y-%m-%d %H:%M:%S}Z"
+        return f"{_read(match) + shift:%Y-%m-%d %H:%M:%S}{' UTC' if match[3] == ' UTC' else 'Z'}"
 
     return _TIME.sub(own, text)
 

@@ -52,5 +52,10 @@ class TestAStory:
         one, two = "01a2067b-b120-789f-af58-eceeb4b2ed54", "01a2067b-b120-789f-af58-eceeb4b2ed55"
         first, second = "00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002"
         assert with_own_ids(f"{two} {one} {two}") == f"{first} {second} {first}"
-        said = "2026-11-23 03:30:07Z, 2026-11-23T03:30:02.5+00:00"
-        assert with_own_times(said) == "2026-01-05 09:00:05Z, 2026-01-05 09:00:00Z"
+        said = "2026-11-23 03:30:07Z, 2026-11-23T03:30:02.5+00:00, 2026-11-26 03:30:02 UTC"
+        assert with_own_times(said) == "2026-01-05 09:00:05Z, 2026-01-05 09:00:00Z, 2026-01-08 09:00:00 UTC"
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_has_no_time_of_the_day_that_it_was_recorded(self, name: str) -> None:
+        days = set(re.findall(r"\d{4}-\d\d-\d\d", page(name)))
+        assert all("2026-01-05" <= day < "2026-02-05" for day in days), days
