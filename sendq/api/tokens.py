@@ -9,6 +9,7 @@ give itself a token of another application; and because no request then needs an
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import hmac
@@ -154,8 +155,8 @@ def add_token(path: str | Path, token: Token) -> None:
 
 
 def remove_token(path: str | Path, name: str) -> bool:
-    """Remove a token from the file; False: there is none of this name. Raises `TokenFileError`."""
-    with _changing(Path(path)) as lines:
+    """Remove a token from the file; False: there is none of this name. Raises `TokenFileError`, also without a file."""
+    with _changing(Path(path), must_exist=True) as lines:
         kept = [line for line in lines if not _is_token(line) or _of_line(line).name != name]
         removed = len(kept) < len(lines)
         lines[:] = kept
@@ -163,11 +164,13 @@ def remove_token(path: str | Path, name: str) -> bool:
 
 
 @contextmanager
-def _changing(path: Path) -> Iterator[list[str]]:
+def _changing(path: Path, *, must_exist: bool = False) -> Iterator[list[str]]:
     """The lines of the file, which replace it atomically at the end: a reader sees either the old or the new file."""
     path = Path(os.path.realpath(path))  # behind a link, the file itself is replaced
     beside = path.with_name(path.name + ".new")
     try:
+        if must_exist and not path.exists():
+            raise TokenFileError("there is no token file here; name the one that the servers use")
         # The new file is the lock as well: of two commands at once, the second waits, and then finds it gone.
         while True:
             with open(beside, "a+", encoding="utf-8", opener=_private) as new:
@@ -190,6 +193,9 @@ def _changing(path: Path) -> Iterator[list[str]]:
                     beside.unlink(missing_ok=True)
                     raise
                 return
+    except FileNotFoundError as error:  # the file itself may be missing
+        message = f"the token file cannot be used ({why_unreadable(error)}); make its directory first"
+        raise TokenFileError(message) from None
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(error) from None
 
@@ -205,7 +211,27 @@ def _private(path: str, flags: int) -> int:
 
 
 def _unreadable(error: Exception) -> TokenFileError:
-    return TokenFileError(f"the token file cannot be used ({why_unreadable(error)}); make it with `sendq token create`")
+    if isinstance(error, OSError):
+        remedy = _REMEDIES.get(error.errno or 0, "correct that, and run it again")
+    else:
+        remedy = "restore it, or delete it and create the tokens again"
+    return TokenFileError(f"the token file cannot be used ({why_unreadable(error)}); {remedy}")
+
+
+_AS_ITS_OWNER = "run it as root, or as the file's owner"
+_MAKE_ROOM = "make room for it"
+_REMEDIES = {
+    errno.ENOENT: "make it with `sendq token create`",
+    errno.EACCES: _AS_ITS_OWNER,
+    errno.EPERM: _AS_ITS_OWNER,
+    errno.ENOTDIR: "name a file in a directory",
+    errno.EISDIR: "name a file, not a directory",
+    errno.ELOOP: "correct its path",
+    errno.ENAMETOOLONG: "correct its path",
+    errno.EROFS: "name a file that can be written",
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+}
 
 
 def _parsed(text: str) -> dict[str, Token]:

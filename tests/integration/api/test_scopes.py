@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -244,6 +245,45 @@ class TestTokenFile:
     def test_that_is_missing_says_what_to_do(self, tmp_path: Path) -> None:
         with pytest.raises(TokenFileError, match="sendq token create"):
             TokenFile(tmp_path / "none")
+
+    def test_that_is_missing_is_not_made_by_a_revocation(self, tmp_path: Path) -> None:
+        with pytest.raises(TokenFileError, match="there is no token file here; name the one that the servers use"):
+            remove_token(tmp_path / "tokens", "a")
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("place", "says"),
+        [
+            ("none/tokens", "No such file or directory); make its directory first"),
+            ("file/tokens", "Not a directory); name a file in a directory"),
+            ("folder", "directory); name a file, not a directory"),
+            ("loop/tokens", "Too many levels of symbolic links); correct its path"),
+            ("other", "Operation not permitted); run it as root, or as the file's owner"),
+            ("full", "No space left on device); make room for it"),
+            ("bytes", "it is not UTF-8 text); restore it, or delete it and create the tokens again"),
+        ],
+    )
+    def test_that_cannot_be_written_says_what_to_do(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, says: str
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "loop").symlink_to(tmp_path / "loop")
+        (tmp_path / "other").write_text("")
+        (tmp_path / "bytes").write_bytes(b"\xff")
+
+        def fail(code: int) -> None:
+            raise OSError(code, os.strerror(code))
+
+        if place == "other":  # that of another user, for anybody but root
+            monkeypatch.setattr("os.fchown", lambda *_: fail(errno.EPERM))
+        if place == "full":
+            monkeypatch.setattr("os.fsync", lambda _: fail(errno.ENOSPC))
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(TokenFileError) as refused:
+            add_token(tmp_path / place, new_token("a", now=datetime.now(UTC))[0])
+        assert says in str(refused.value)
+        assert sorted(tmp_path.iterdir()) == before
 
     def test_takes_a_name_once_and_keeps_the_rest(self, tokens: Path) -> None:
         now = datetime.now(UTC)
