@@ -103,11 +103,10 @@ class TestHelp:
     ) -> None:
         assert "Exit status 1 if" in " ".join(run(capsys, command, "--help")[1].split())
 
-    def test_says_where_replace_does_not_check_as_the_application_does(
-        self, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_says_which_commands_do_not_check_as_the_application_does(self, capsys: pytest.CaptureFixture[str]) -> None:
         remedy = "replace from your application, or mount the console with `queue=` set to your queue."
         assert remedy in " ".join(run(capsys, "replace", "--help")[1].split())
+        assert "If you use those, call its `mail_merge`." in " ".join(run(capsys, "merge", "--help")[1].split())
         for page in ("integration.md", "operations.md"):
             assert remedy in " ".join((ROOT / "docs" / page).read_text(encoding="utf-8").split())
 

@@ -85,6 +85,8 @@ def merge(
     {{first_name}} in subject and body is replaced by the row's column of that name. Exit status 1 if something is
     refused: then nothing is enqueued.
 
+    It does not know `senders=` or `suppressed=` of your application's queue. If you use those, call its `mail_merge`.
+
     --dry-run also looks for suppressed recipients if the ledger can be reached; without one it checks all the rest. It
     does not look for keys that were used before.
     """
