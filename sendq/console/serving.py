@@ -86,7 +86,7 @@ class Endpoint:
         except Refused as refused:
             return error_page(self.desk, asked, refused.status, refused.title, refused.says)
         except SendqError as error:
-            return sendq_error(self.desk, asked, error)
+            return sendq_error(self.desk, asked, error, reloads=request.method == "GET")
 
     async def answer(self, request: Request, asked: Asked) -> Response:
         """The answer to a person who is known."""
@@ -261,10 +261,14 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
-def sendq_error(desk: Desk, asked: Asked, error: Exception) -> Response:
-    """The page of an error; one about the ledger loads itself again until the ledger is back."""
+def sendq_error(desk: Desk, asked: Asked, error: Exception, *, reloads: bool) -> Response:
+    """The page of an error; one about the ledger loads itself again until the ledger is back (``reloads``), unless what
+    was entered in a form would be lost by that.
+    """
     status, title, says = explained(error)
-    again = AGAIN_S if status == 503 else None
+    again = AGAIN_S if status == 503 and reloads else None
+    if status == 503 and not reloads:
+        says = f"{says} Go back in your browser, and send the form again."
     return error_page(desk, asked, status, title, says, again=again)
 
 

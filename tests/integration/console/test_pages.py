@@ -357,6 +357,23 @@ class TestALedgerThatIsAway:
             assert '<meta http-equiv="refresh" content="5">' in page.text
             assert page.headers["retry-after"] == "5"
 
+    def test_keeps_the_page_of_a_form_that_was_sent(
+        self, browser: Browser, application: Starlette, kept: Ledger
+    ) -> None:
+        from sendq.errors import LedgerUnavailable
+
+        def away(*_: Any) -> Any:
+            raise LedgerUnavailable("the ledger cannot be reached: connection refused")
+
+        url = f"/acts/replace?job={kept.send('g1')}"
+        page = browser.get(url)
+        application.state.desk.operators.job = away
+        form = {name: page.field(name) for name in ("csrf", "id", "job", "content")}
+        sent = browser.post("/acts/replace", form | {"message": "{}", "reason": "a typo"})
+        assert (sent.status, "Go back in your browser, and send the form again." in sent.words) == (503, True)
+        assert ('http-equiv="refresh"' in sent.text, "retry-after" in sent.headers) == (False, False)
+        assert 'http-equiv="refresh"' in browser.get(url).text
+
     def test_interrupts_live_updates_and_they_recover(self, browser: Browser, application: Starlette) -> None:
         from sendq.errors import LedgerUnavailable
 
