@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from sendq.api.decoding import arguments, query_string, require_grant
@@ -13,6 +14,14 @@ from sendq.errors import InvalidArgument, Problem
 from sendq.rules.windows import read_window
 from sendq.scope import Scope
 from sendq.views import Priority
+
+
+class Estimated(StrEnum):
+    """What an estimate is for."""
+
+    SEND = "send"
+    MODIFY = "modify"
+
 
 LIST: dict[str, Any] = {
     "grant_id": str | None,
@@ -26,7 +35,7 @@ LIST: dict[str, Any] = {
     "cursor": str | None,
 }
 ETA: dict[str, Any] = {
-    "operation": str | None,
+    "operation": Estimated | None,
     "due_at": datetime | None,
     "priority": Priority | str | int,
     "window": str | None,
@@ -34,8 +43,6 @@ ETA: dict[str, Any] = {
 REASON: dict[str, Any] = {"reason": str | None}
 RESCHEDULE: dict[str, Any] = {"due_at": datetime | None, "expires_at": Expiry, **REASON}
 PRIORITY: dict[str, Any] = {"priority": Priority | str | int, **REASON}
-
-OPERATIONS = ("send", "modify")
 
 
 def job(asked: Asked) -> Result:
@@ -104,8 +111,8 @@ def eta(asked: Asked) -> Result:
     grant_id = _grant_id(asked)
     given = query_string(asked.query, ETA)
     problems = []
-    if given.setdefault("operation", "send") not in OPERATIONS:
-        problems.append(Problem("operation", f"is not one of {', '.join(OPERATIONS)}", "give one of them"))
+    if given.setdefault("operation", "send") not in tuple(Estimated):
+        problems.append(Problem("operation", f"is not one of {', '.join(Estimated)}", "give one of them"))
     due_at = given.get("due_at")
     if check_times(due_at, None, datetime.now(UTC)):
         problems.append(Problem("due_at", "is not a time with a time zone", "write it like 2026-07-01T09:00:00Z"))

@@ -14,7 +14,7 @@ from sendq.api.decoding import SENDS_MOST, option_hints
 from sendq.api.operation import Operation
 from sendq.api.problems import KINDS, MEDIA_TYPE
 from sendq.api.routes import OPERATIONS
-from sendq.api.schemas import BASE64, STRING, Schema, Schemas
+from sendq.api.schemas import BASE64, STRING, Schema, Schemas, nullable
 from sendq.enqueueing.batch_sends import NewBatch
 from sendq.enqueueing.options import Options, OptionsGiven
 from sendq.enqueueing.query import Query
@@ -33,7 +33,7 @@ COMPUTED: Mapping[str, Mapping[str, Schema]] = {
 }
 
 # The statuses that any operation may answer, and those of operations with a body, or with an id or parameters.
-_ALL, _WITH_BODY, _WITH_ID = (401, 403, 405, 422, 429, 500, 503), (400, 408, 409, 413, 415), (404, 409)
+_ALL, _WITH_BODY, _WITH_ID = (401, 403, 405, 422, 429, 500, 503), (400, 408, 409, 413, 415), (404,)
 
 _ABOUT = """\
 The calls of the Python API in JSON. `201` is answered once everything is committed; a request with a key that was used
@@ -132,19 +132,15 @@ def _reference(name: str) -> Schema:
 def _schemas() -> Schemas:
     schemas = Schemas()
     sends = {"type": "array", "items": _reference("Send"), "maxItems": SENDS_MOST}
-    which = {"oneOf": [{"required": [one]} for one in ("message_ids", "thread_ids", "query")]}
-    query = schemas.of(Query, given=True)
+    which = _one_of(message_ids="array", thread_ids="array", query="object")
+    query = nullable(schemas.of(Query, given=True))
     bulk = dict(option_hints(OptionsGiven))
     schemas.of(Message)
     named = schemas.named
-    content = {"oneOf": [{"required": ["message"]}, {"required": ["mime"]}]}
-    named["Send"] = (
-        schemas.object(
-            option_hints(Options), required=["grant_id"], grant_id=STRING, message=_reference("Message"), mime=BASE64
-        )
-        | content
-    )
-    named["Replace"] = schemas.object(sending.REPLACE, message=_reference("Message"), mime=BASE64) | content
+    content = {"message": nullable(_reference("Message")), "mime": nullable(BASE64)}
+    one_of = _one_of(message="object", mime="string")
+    named["Send"] = schemas.object(option_hints(Options), required=["grant_id"], grant_id=STRING, **content) | one_of
+    named["Replace"] = schemas.object(sending.REPLACE, **content) | one_of
     named["Sends"] = schemas.object({}, required=["sends"], sends=sends)
     named["NewBatch"] = schemas.object(option_hints(NewBatch), sends=sends)
     changes = modifying.CHANGES | modifying.WHICH | modifying.MODIFY
@@ -173,6 +169,16 @@ def _schemas() -> Schemas:
     further["content_version"] = INTEGER
     named["Problem"] = whole | {"properties": whole["properties"] | further}
     return schemas
+
+
+def _one_of(**kinds: str) -> Schema:
+    """Exactly one of these fields is set: it has its type, and the others are null or left out."""
+    null = {"type": "null"}
+    branches = [
+        {"required": [name], "properties": {one: {"type": kind} if one == name else null for one in kinds}}
+        for name, kind in kinds.items()
+    ]
+    return {"oneOf": branches}
 
 
 def _answer_of(**properties: Schema) -> Schema:

@@ -59,8 +59,13 @@ class Schemas:
         return {}
 
     def object(self, hints: Mapping[str, Any], *, required: Iterable[str] = (), **more: Schema) -> Schema:
-        """The schema of an object that clients send, with these fields and no others."""
-        properties = {name.rstrip("_"): self.of(hint, given=True) for name, hint in hints.items()}
+        """The schema of an object that clients send, with these fields and no others: null means that one is not set,
+        unless it is ``required`` and its type has no null. ``more``: fields as they are.
+        """
+        fields_of = {name: self.of(hint, given=True) for name, hint in hints.items()}
+        properties = {
+            name.rstrip("_"): schema if name in required else nullable(schema) for name, schema in fields_of.items()
+        }
         schema = {"type": "object", "properties": properties | more, "additionalProperties": False}
         return schema | ({"required": sorted(required)} if required else {})
 
@@ -90,8 +95,7 @@ class Schemas:
 
     def _nullable(self, hint: Any, required: bool) -> Schema:
         schema = self.of(hint, given=True)
-        nullable = required or {"type": "null"} in schema.get("anyOf", ())
-        return schema if nullable or schema.get("type") == "array" else {"anyOf": [schema, {"type": "null"}]}
+        return schema if required or schema.get("type") == "array" else nullable(schema)
 
     def _data_class(self, kind: type, given: bool) -> Schema:
         if kind.__name__ not in self.named:
@@ -107,6 +111,14 @@ class Schemas:
                     "type": "object", "properties": properties, "required": sorted(properties),
                 }  # fmt: skip
         return {"$ref": f"#/components/schemas/{kind.__name__}"}
+
+
+def nullable(schema: Schema) -> Schema:
+    """The schema, and null."""
+    null = {"type": "null"}
+    if null in schema.get("anyOf", ()):
+        return schema
+    return {"anyOf": [*schema.get("anyOf", [schema]), null]}
 
 
 def _enum(kind: type[Enum], given: bool) -> Schema:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -9,6 +10,7 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator, ValidationError
 from starlette.applications import Starlette
 
 from sendq import NewBatch
@@ -108,6 +110,43 @@ class TestWhateverIsSent:
         assert {name for name, _ in seen} == _names()
         assert {200, 201, 400, 404, 422} <= {status for _, status in seen}
         assert all(UUID(one.id) for one in enqueued(kept.queue))
+
+
+class TestTheDocument:
+    def test_lists_conflicts_for_requests_that_change_something(self) -> None:
+        for path, methods in document()["paths"].items():
+            for method, operation in methods.items():
+                assert ("409" in operation["responses"]) == (method == "post"), path
+
+    def test_names_what_an_estimate_is_for(self) -> None:
+        parameters = document()["paths"]["/v1/grants/{grant_id}/eta"]["get"]["parameters"]
+        (operation,) = [one["schema"] for one in parameters if one["name"] == "operation"]
+        assert operation == {"type": "string", "enum": ["send", "modify"]}
+
+    def test_takes_null_for_what_is_not_set_as_the_server_does(self, client: Client) -> None:
+        paths = {"Send": "/v1/send", "Modify": "/v1/modify", "Delete": "/v1/delete", "NewBatch": "/v1/batches"}
+        mime = {"grant_id": "g1", "mime": base64.b64encode(b"To: ann@example.com\r\n\r\nHello").decode()}
+        bodies: list[tuple[str, Any]] = [
+            ("Send", SEND), ("Send", mime), ("NewBatch", VALID["create_batch"]), ("Modify", VALID["modify"]),
+            ("Delete", VALID["delete"]), ("Delete", {"grant_id": "g1", "query": {"unread": True}}),
+        ]  # fmt: skip
+        for name, sent in bodies:
+            properties = document()["components"]["schemas"][name]["properties"]
+            nulls: dict[str, Any] = {
+                one: None for one in properties if one not in sent and one not in ("sends", "grant_id")
+            }
+            assert client.post(paths[name], nulls | sent).status == 201, name
+            is_described(name, nulls | sent)
+        for wrong in (SEND | mime, {"grant_id": "g1"}, SEND | {"message": None}):
+            assert client.post("/v1/send", wrong).status == 422
+            with pytest.raises(ValidationError):
+                is_described("Send", wrong)
+
+
+def is_described(name: str, sent: Any) -> None:
+    """Check something against a schema of the document."""
+    components = {"components": document()["components"]}
+    Draft202012Validator(components | {"$ref": f"#/components/schemas/{name}"}).validate(sent)
 
 
 def _names() -> set[str]:
