@@ -71,6 +71,9 @@ def _operation(operation: Operation, schemas: Schemas) -> dict[str, Any]:
     if operation.keyed:
         key = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"}
         parameters.append({"name": "Idempotency-Key", "in": "header", "schema": key})
+    if operation.enqueues and operation.name != "undo":
+        trace = {"description": "Of W3C Trace Context; an invalid one is ignored", "schema": STRING}
+        parameters.append({"name": "traceparent", "in": "header", **trace})
     if parameters:
         found["parameters"] = parameters
     statuses = {*_ALL}

@@ -118,6 +118,13 @@ class TestTheDocument:
             for method, operation in methods.items():
                 assert ("409" in operation["responses"]) == (method == "post"), path
 
+    def test_names_the_header_of_a_trace_for_requests_that_enqueue(self) -> None:
+        traced = {
+            operation["operationId"] for methods in document()["paths"].values() for operation in methods.values()
+            if "traceparent" in [one["name"] for one in operation.get("parameters", ())]
+        }  # fmt: skip
+        assert traced == MAKES - {"undo"}
+
     def test_names_what_an_estimate_is_for(self) -> None:
         parameters = document()["paths"]["/v1/grants/{grant_id}/eta"]["get"]["parameters"]
         (operation,) = [one["schema"] for one in parameters if one["name"] == "operation"]
