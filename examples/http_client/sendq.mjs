@@ -67,7 +67,7 @@ export class Sendq {
   }
 
   /** Undo a batch of changes that was `undoable` and has ended. */
-  undo(id, request = {}, key) {
+  undo(id, { key, ...request } = {}) {
     return this.#call("POST", `/v1/batches/${encodeURIComponent(id)}/undo`, { json: request, key });
   }
 

@@ -169,10 +169,12 @@ const why = await sendq.why(job.id);
 const {{ state }} = await sendq.cancel(job.id);
 const known = await sendq.job(job.id);
 const wrong = await sendq.send({{ grant_id: "g1", message: {{ to: ["nobody"] }} }}).catch((error) => error);
-console.log(JSON.stringify([why.reason, state, known.key, wrong.status, wrong.problems[0].field]));
+const undone = await Promise.all([[job.id], [job.id, {{ key: "undo-1", reason: 5 }}]].map(
+  (given) => sendq.undo(...given).catch((error) => error.status)));
+console.log(JSON.stringify([why.reason, state, known.key, wrong.status, wrong.problems[0].field, ...undone]));
 """
     told = served.run(["node", "--input-type=module", "--eval", uses])
-    assert json.loads(told) == ["no_worker", "cancelled", "node-1", 422, "to[0].email"]
+    assert json.loads(told) == ["no_worker", "cancelled", "node-1", 422, "to[0].email", 404, 404]
 
 
 NODE = f"""
