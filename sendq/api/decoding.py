@@ -278,8 +278,8 @@ def arguments(given: object, hints: Mapping[str, Any], *, optional: bool = False
     return found
 
 
-def query_string(given: Sequence[tuple[str, str]], hints: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of an address; a list's may be repeated. Raises `InvalidArgument`."""
+def query_string(given: Sequence[tuple[str, str]], hints: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Parameters of an address (a list's may be repeated), and what is wrong with others."""
     found: dict[str, Any] = {}
     problems = []
     for name, value in given:
@@ -294,9 +294,28 @@ def query_string(given: Sequence[tuple[str, str]], hints: Mapping[str, Any]) -> 
             found[name] = int(value)
         else:
             found[name] = converted(hints[name], value)
-    if problems:
-        raise InvalidArgument(problems)
-    return found
+    return found, problems
+
+
+def read_with(read: Callable[..., T], parameters: Mapping[str, Any], problems: Sequence[Problem]) -> T:
+    """Read with these parameters. Raises `InvalidArgument` with ``problems`` and those of all of them: the read names
+    one after the other, and is repeated without that one.
+    """
+    left, found = dict(parameters), list(problems)
+    while True:
+        try:
+            result = read(**left)
+        except InvalidArgument as wrong:
+            found += wrong.problems
+            named = {problem.field for problem in wrong.problems} & left.keys()
+            if not named:
+                raise InvalidArgument(found) from None
+            for name in named:
+                del left[name]
+        else:
+            if found:
+                raise InvalidArgument(found)
+            return result
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
-from sendq.api.decoding import arguments, query_string, require_grant
+from sendq.api.decoding import arguments, query_string, read_with, require_grant
 from sendq.api.operation import Asked, Result, require_visible, shown
 from sendq.enqueueing.arguments import check_priority, check_times, priority_number
 from sendq.enqueueing.expiry import Expiry
@@ -66,12 +67,13 @@ def cancel(asked: Asked) -> Result:
 
 def jobs(asked: Asked) -> Result:
     """Jobs of the grants that the token covers, page by page."""
-    filters = query_string(asked.query, LIST)
+    filters, problems = query_string(asked.query, LIST)
     token = asked.token
     require_grant(token, filters.get("grant_id"))
     if "batch_id" in filters:
         require_visible(asked, batch_id=filters["batch_id"])
-    return Result(asked.queue.jobs(application=token.application, grants=asked.grants, **filters).as_json())
+    read = partial(asked.queue.jobs, application=token.application, grants=asked.grants)
+    return Result(read_with(read, filters, problems).as_json())
 
 
 def reschedule(asked: Asked) -> Result:
@@ -109,8 +111,7 @@ def grant(asked: Asked) -> Result:
 def eta(asked: Asked) -> Result:
     """When a job enqueued now would be carried out."""
     grant_id = _grant_id(asked)
-    given = query_string(asked.query, ETA)
-    problems = []
+    given, problems = query_string(asked.query, ETA)
     if given.setdefault("operation", "send") not in tuple(Estimated):
         problems.append(Problem("operation", f"is not one of {', '.join(Estimated)}", "give one of them"))
     due_at = given.get("due_at")

@@ -15,7 +15,7 @@ from sendq import SendQueue
 from sendq.api import api, bodies
 from sendq.api.openapi import document
 from sendq.testing import enqueued
-from tests.integration.api.conftest import MESSAGE, Client, told
+from tests.integration.api.conftest import MESSAGE, Client, fields_of, told
 from tests.support.asgi import Answer, Browser
 from tests.support.ledger import Ledger
 
@@ -193,6 +193,21 @@ class TestAnAnswer:
             for path in (f"grants/g/eta?due_at={at}", f"jobs?since={at}", f"jobs?until={at}"):
                 answer = client.get(f"/v1/{path}")
                 assert (answer.status, "is no" in answer.text) == (422, True), answer.text
+
+    @pytest.mark.parametrize(
+        ("path", "fields"),
+        [
+            ("jobs?limit=x&foo=1", ["foo", "limit"]),
+            ("jobs?limit=0&since=x&until=y&state=odd&tag=&key=%00&grant_id=%00&bar=1&limit=5",
+             ["bar", "grant_id", "key", "limit", "limit", "since", "state", "tag", "until"]),
+            ("jobs?cursor=x&state=odd", ["cursor", "state"]),
+            ("grants/g1/eta?foo=1&operation=x&priority=y&due_at=z&window=w",
+             ["due_at", "foo", "operation", "priority", "window"]),
+        ],
+    )  # fmt: skip
+    def test_to_wrong_parameters_names_all_of_them(self, client: Client, path: str, fields: list[str]) -> None:
+        answer = client.get(f"/v1/{path}")
+        assert (answer.status, sorted(fields_of(answer))) == (422, fields), answer.text
 
     def test_to_a_key_that_has_no_effect_says_so(self, client: Client) -> None:
         url = client.post("/v1/send", SEND).headers["location"]
