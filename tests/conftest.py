@@ -6,6 +6,7 @@ import gc
 import ipaddress
 import logging
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -69,3 +70,15 @@ def log_stays_with_its_test() -> Iterator[None]:
     for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:
         root.removeHandler(handler)
         root.setLevel(logging.WARNING)
+
+
+@pytest.fixture(autouse=True)
+def no_listener_stays() -> Iterator[None]:
+    """A listener that a test registers for all engines (so does Sentry's SDK with its default integrations) would turn
+    off the statements that go to the driver itself, in every later test.
+    """
+    yield
+    engine = sys.modules.get("sqlalchemy.engine")
+    if engine is not None and engine.Engine._has_events:
+        engine.Engine._has_events = False
+        pytest.fail("the test has left a listener to the statements of all engines")

@@ -37,7 +37,7 @@ def kept() -> Iterator[Kept]:
         sentry_sdk.init(dsn="https://key@sentry.example.com/1", transport=kept, default_integrations=False)
         yield kept
         sentry_sdk.get_client().close()
-        sentry_sdk.init()
+        sentry_sdk.init(default_integrations=False)
 
 
 def outcome(rule: str, hold: Hold | None = None, event: Event = Event.RETURN) -> Outcome:

@@ -342,5 +342,5 @@ class TestWhoAsks:
             try:
                 BudgetWatch(three.engine, FixedLeadership(True), now=three.clock).run_once()
             finally:
-                sentry_sdk.init()
+                sentry_sdk.init(default_integrations=False)
         assert alerts == [["sendq", "over_budget", OVER_BUDGET]]
