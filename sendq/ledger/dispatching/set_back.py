@@ -5,10 +5,24 @@ Every step may be repeated: what has been brought back is not found again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Subquery, exists, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Subquery,
+    and_,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from sendq.clock import SECOND, Micros
 from sendq.ledger import events
@@ -18,7 +32,7 @@ from sendq.ledger.dispatching.lanes import lock_changes, write_changes
 from sendq.ledger.dispatching.pairs import lock_pairs, write_pair
 from sendq.ledger.enqueue import append_wakes, notify, wakes_of
 from sendq.ledger.jobs import lock_jobs
-from sendq.rules.budgets import LONGEST_SPREAD, window_of
+from sendq.rules.budgets import LONGEST_SPREAD, WHOLE, window_of
 from sendq.rules.lane_change import CHECK_MOST
 from sendq.rules.pace import BEHAVES_AFTER
 from sendq.rules.rule_ids import OVER_BUDGET
@@ -133,52 +147,84 @@ def deliveries_step(connection: Connection, *, now: Micros) -> int:
     return changed
 
 
+def budgets_are_ahead(connection: Connection, *, now: Micros) -> bool:
+    """Whether `budgets_step` has something to do. It only reads."""
+    return connection.execute(select(schema.budget.c.per).where(*_ahead(now)).limit(1)).first() is not None
+
+
+def _ahead(now: Micros) -> tuple[ColumnElement[bool], ...]:
+    return (schema.budget.c.window_at > now + SLACK,)
+
+
 def budgets_step(connection: Connection, *, now: Micros) -> int:
-    """Bring back windows of budgets, and some of the sends that wait for one; returns how many sends, 0: there are no
-    more.
+    """Bring back some of the sends that wait for a window of a budget that lies ahead, and the window with the last of
+    them; returns how many sends, 0: there are no more.
 
     Only once all workers have the right time: one that has not begins the window of the future again, with none used.
     """
     budget = schema.budget.c
-    rows = connection.execute(select(schema.budget).order_by(*schema.budget.primary_key)).all()
-    ends: dict[str, Micros] = {}
-    for row in rows:
-        begins_at = min(row.window_at, window_of(now, row.per))
-        ends[row.application] = max(ends.get(row.application, 0), begins_at + row.per + LONGEST_SPREAD)
-    sends = sum(_bring_back_sends(connection, name, put_off_to=at, now=now) for name, at in sorted(ends.items()))
+    ahead = connection.execute(select(schema.budget).where(*_ahead(now)).order_by(*schema.budget.primary_key)).all()
+    ends: dict[str, dict[str, Micros]] = {}
+    for row in ahead:
+        mine = ends.setdefault(row.application, {})
+        mine[row.tag] = max(mine.get(row.tag, 0), window_of(now, row.per) + row.per + LONGEST_SPREAD)
+    sends = [_bring_back_sends(connection, name, by_tag, now=now) for name, by_tag in sorted(ends.items())]
+    if BUDGET_STEP in sends:  # there may be more, and the windows are what they are recognised by
+        return sum(sends)
     # After the sends, as everywhere: no other transaction locks a job after a budget.
-    for row in rows:
-        if row.window_at <= now + SLACK:
-            continue
+    for row in ahead:
         columns: dict[str, Micros] = {"window_at": window_of(now, row.per)}  # what was used counts on
         columns |= {name: now for name in ("over_at", "announced_at") if (getattr(row, name) or 0) > now}
         this = (budget.application == row.application, budget.tag == row.tag, budget.per == row.per)
         connection.execute(update(schema.budget).where(*this).values(columns))
-    return sends
+    return sum(sends)
 
 
-def _bring_back_sends(connection: Connection, application: str, *, put_off_to: Micros, now: Micros) -> int:
-    """Bring back some sends that wait for a budget until after ``put_off_to``, the end of all current windows."""
+def _bring_back_sends(connection: Connection, application: str, ends: Mapping[str, Micros], *, now: Micros) -> int:
+    """Bring back some sends that one of these budgets put off to later than its next window. ``ends``: by tag, when the
+    current window and the spread of its lanes are over.
+    """
     until = func.coalesce(_job.resume_at, _job.next_at)
+    # As `sendq.rules.tags.stored_tags` has them: with a space between two.
+    padded = literal(" ") + func.coalesce(_job.tags, "") + " "
+    theirs = [
+        and_(until > at + SLACK, true() if tag == WHOLE else padded.contains(f" {tag} ", autoescape=True))
+        for tag, at in sorted(ends.items())
+    ]
     query = (
-        select(_job.id, _job.lane_id, _job.priority, _job.resume_at, _lane.application, _lane.grant_id, _lane.provider)
+        select(
+            _job.id, _job.lane_id, _job.priority, _job.resume_at, _job.due_at, _job.created_at, _lane.application,
+            _lane.grant_id, _lane.provider,
+        )
         .join(schema.lane, _lane.id == _job.lane_id)
         .where(_job.state == State.QUEUED.value, _job.rule == OVER_BUDGET, _lane.application == application)
+        .where(or_(*theirs))
         # Not those that a person or program rescheduled since. A due time may be from a clock that was ahead, too.
-        .where(until > put_off_to + SLACK, func.abs(until - _job.due_at) > _EXACTLY)
+        .where(func.abs(until - _job.due_at) > _EXACTLY)
         .order_by(_job.id)
         .limit(BUDGET_STEP)
         .with_for_update(of=schema.job)
-    )
+    )  # fmt: skip
     rows = connection.execute(query).all()
-    starts = {row.id: now + position for position, row in enumerate(rows)}
+    starts = {row.id: max(now + position, _named_due(row, now=now)) for position, row in enumerate(rows)}
     free = [row for row in rows if row.resume_at is None]
     held = [row for row in rows if row.resume_at is not None]
-    update_rows(connection, schema.job, [{"id": row.id, "next_at": starts[row.id]} for row in free])
+    later = {row.id for row in rows if starts[row.id] > now + BUDGET_STEP}  # they wait for their due time alone
+    update_rows(
+        connection,
+        schema.job,
+        [{"id": row.id, "next_at": starts[row.id], "rule": None if row.id in later else OVER_BUDGET} for row in free],
+    )
     update_rows(connection, schema.job, [{"id": row.id, "resume_at": starts[row.id]} for row in held])
     if free:
         append_wakes(connection, wakes_of(free, starts), at=now)
     return len(rows)
+
+
+def _named_due(row: Any, *, now: Micros) -> Micros:
+    """The due time that somebody named, or 0: it is that of the call, by a clock that was ahead."""
+    by_the_call = row.created_at > now + SLACK and abs(row.due_at - row.created_at) <= _EXACTLY
+    return 0 if by_the_call else row.due_at
 
 
 def note(connection: Connection, *, behind: Micros, lanes: int, jobs: int, now: Micros) -> None:

@@ -236,6 +236,39 @@ class TestABudget:
             assert budgets_back(ledger) == 1
         assert ledger.state(first) is State.SENT
 
+    def test_brings_back_no_send_before_its_due_time(self, ledger: Ledger) -> None:
+        ledger.budgets = Budgets([Budget("default", "", 1, MINUTE)])
+        day = 86_400 * SECOND
+        due_at = ledger.clock() + 3 * day
+        scheduled, held = (ledger.send(due_at=moment(due_at)) for _ in range(2))
+        ledger.clock.at += 4 * day
+        ledger.send(priority="high")
+        assert len(begin_all(ledger)) == 1
+        ledger.queue.hold(str(held))
+        ledger.clock.at -= 4 * day
+        assert budgets_back(ledger) == 2
+        assert budgets_back(ledger) == 0
+        assert ledger.job(scheduled).next_at == due_at
+        assert ledger.job(held).resume_at == due_at
+        assert ledger.queue.why(str(scheduled)).reason == "not_due"
+        ledger.clock.at = due_at - SECOND
+        assert begin_all(ledger) == set()
+        ledger.clock.at += MINUTE
+        assert len(begin_all(ledger)) == 1
+
+    def test_is_brought_back_whatever_the_windows_of_other_tags_are(self, ledger: Ledger) -> None:
+        a_day = Budget("default", "a=b", 1, 86_400 * SECOND)
+        ledger.budgets = Budgets([a_day, Budget("default", "c=d", 1, MINUTE)])
+        ledger.clock.at -= ledger.clock.at % a_day.per
+        today, wrong = ([ledger.send(tags=tags) for _ in range(2)] for tags in ({"a": "b"}, {"c": "d", "e": "f"}))
+        ledger.clock.advance(3_600)
+        begin_all(ledger)
+        ledger.clock.advance(-3_600)
+        assert budgets_back(ledger) == 1
+        assert {ledger.job(job).next_at for job in wrong if ledger.state(job) is State.QUEUED} == {ledger.clock()}
+        (rest,) = (ledger.job(job) for job in today if ledger.state(job) is State.QUEUED)
+        assert rest.next_at >= ledger.clock() + a_day.per
+
     def test_that_is_right_is_left_as_it_is(self, ledger: Ledger) -> None:
         ledger.budgets = Budgets([Budget("default", "", 1, MINUTE), Budget("default", "a=b", 1, 86_400 * SECOND)])
         for _ in range(3):
