@@ -150,8 +150,7 @@ class Process:
             )
         if settings.bounce_hold_s is not None:
             yield loop("bounce holds", BounceHolds(ledger, leadership, settings, now=now), limit_s=2.0)
-        if settings.budgets:
-            yield loop("budget watch", BudgetWatch(ledger, leadership, now=now), limit_s=2.0)
+        yield loop("budget watch", BudgetWatch(ledger, leadership, settings.send_budgets, now=now), limit_s=2.0)
         yield loop("followers", Followers(ledger, leadership, self.engine, settings, now=now), limit_s=2.0)
         yield loop("batches", Batches(ledger, leadership, now=now), limit_s=2.0)
         rescuer = Rescuer(

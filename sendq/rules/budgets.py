@@ -110,6 +110,11 @@ class Budgets:
     def __bool__(self) -> bool:
         return bool(self._of)
 
+    @property
+    def all(self) -> tuple[Budget, ...]:
+        """All of them."""
+        return tuple(budget for of_tag in self._of.values() for budget in of_tag.values())
+
     def of(self, application: str, job: Counted) -> tuple[Budget, ...]:
         """The budgets that count a job when it begins: its application's and those of its tags."""
         known = self._of.get(application)
@@ -172,12 +177,21 @@ class UsedUp:
         return said(self.application, self.tag, self.most, self.per)
 
 
-def goes_on_at(use: Use, lane_id: UUID) -> Micros:
-    """When a lane's jobs that are over a budget may begin: not those of all lanes at the same moment."""
-    spread = min(use.budget.per // _SPREAD_SHARE, LONGEST_SPREAD)
+def goes_on_at(use: Use, lane_id: UUID, place: int = 0) -> Micros:
+    """When a job that is over a budget may begin: not those of all lanes at the same moment. ``place``: how many of its
+    lane wait before it. Of those that cannot begin in the next window only one is looked at in it: it shows that more
+    wait than may begin, and takes the place of one that is cancelled.
+    """
+    per = use.budget.per
+    begins_at = use.ends_at + max(0, place - 1) // use.budget.most * per
     # In another order in each window, or the lane that is first in all of them could use up each.
-    window = (use.ends_at // use.budget.per).to_bytes(8, "big")
-    return use.ends_at + int.from_bytes(blake2b(lane_id.bytes + window, digest_size=8).digest(), "big") % spread
+    window = (begins_at // per).to_bytes(8, "big")
+    return begins_at + int.from_bytes(blake2b(lane_id.bytes + window, digest_size=8).digest(), "big") % spread_of(per)
+
+
+def spread_of(per: Micros) -> Micros:
+    """Over how much of a window, at its beginning, lanes begin one after another."""
+    return min(per // _SPREAD_SHARE, LONGEST_SPREAD)
 
 
 def window_of(at: Micros, per: Micros) -> Micros:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from sendq.clock import SECOND, Micros
 from sendq.rules.preflight import must_be_repeated
-from sendq.rules.rule_ids import AFTER, NEEDS_APPROVAL, NOT_APPROVED, OUTSIDE_WINDOW, REJECTED, TAG_HELD
+from sendq.rules.rule_ids import AFTER, NEEDS_APPROVAL, NOT_APPROVED, OUTSIDE_WINDOW, OVER_BUDGET, REJECTED, TAG_HELD
 from sendq.rules.states import FINAL, MOVES, State
 from sendq.rules.windows import next_opening
 
@@ -20,8 +20,9 @@ HELD: Micros = 10_413_792_000_000_000
 # … and of one that waits for approval and is not held: a day later, so that both are known apart.
 UNAPPROVED: Micros = HELD + 86_400 * SECOND
 
-# Rules of jobs that a claim put off, and that are brought back when the hold of their tag or their window ends early.
-PUT_OFF = frozenset({TAG_HELD, OUTSIDE_WINDOW})
+# Rules of jobs that a claim put off, and that are brought back when the hold of their tag, their window or the wait for
+# a budget ends early.
+PUT_OFF = frozenset({TAG_HELD, OUTSIDE_WINDOW, OVER_BUDGET})
 
 # How long a job that never expires may wait for approval, once it is due and its window is open.
 APPROVAL_TIME: Micros = 72 * 3_600 * SECOND

@@ -103,6 +103,12 @@ class TestTheUseOfABudget:
         assert len(starts) > 40
         assert 0 <= min(starts) <= max(starts) < 10 * SECOND
 
+    def test_lets_one_more_of_a_lane_come_back_in_each_window_than_may_begin(self) -> None:
+        use = use_of(Budget("shop", "", 3, HOUR), NOON, 3, None, now=NOON)
+        starts = [goes_on_at(use, UUID(int=7), place) for place in range(8)]
+        assert [(at - use.ends_at) // HOUR for at in starts] == [0, 0, 0, 0, 1, 1, 1, 2]
+        assert starts == sorted(starts)
+
     def test_lets_each_lane_be_the_first_as_often_as_any_other(self) -> None:
         lanes = [UUID(int=number * 7_654_321) for number in range(10)]
         first: Counter[UUID] = Counter()

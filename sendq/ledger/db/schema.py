@@ -127,6 +127,7 @@ job = Table(
     Index("sendq_job_finished_idx", "state", "finished_at", **_when("finished_at IS NOT NULL")),
     Index("sendq_job_open_key_idx", "id", **_when("state = 'queued' AND doubt_at IS NOT NULL")),
     Index("sendq_job_outside_idx", "next_at", **_when("state = 'queued' AND rule = 'outside_window'")),
+    Index("sendq_job_over_budget_idx", "next_at", "id", **_when("state = 'queued' AND rule = 'over_budget'")),
     Index("sendq_job_expiry_idx", "expires_at", **_when("state = 'queued' AND expires_at IS NOT NULL")),
     Index(
         "sendq_job_batch_approval_idx",

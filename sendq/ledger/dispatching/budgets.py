@@ -1,12 +1,14 @@
 """Budgets in the ledger: one row each, locked whenever a send that it counts begins. Others cost no statement.
 
-What is used up is seen at the claim: jobs are put off to the next window, with those due behind them that are over it
-too, and the rest of the lane goes on. That look locks nothing. What counts is `reserve`, at the claim and at each later
-begin of a turn: it locks the rows, in their order, as the last rows that its transaction locks.
+What is used up is seen at the claim: jobs are put off to the next windows, to each about as many as may begin in it,
+with those due behind them that are over it too, and the rest of the lane goes on. That look locks nothing. What counts
+is `reserve`, at the claim and at each later begin of a turn: it locks the rows, in their order, as the last rows that
+its transaction locks. What need not wait any more is brought forward (`sendq.ledger.dispatching.budget_room`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -78,12 +80,14 @@ def wait_for_budgets(
         return OverBudget()
     starts: dict[UUID, Micros] = {}
     over: set[Budget] = set()
+    waits: Counter[tuple[UUID, Budget]] = Counter()
 
     def look(lane: Lane, job: ClaimedJob | _Due) -> None:
         mine = [used_up[one] for one in budgets.of(lane.application, job) if one in used_up]
-        if mine:
-            starts[job.id] = max(goes_on_at(use, lane.id) for use in mine)
+        if mine and job.id not in starts:
+            starts[job.id] = max(goes_on_at(use, lane.id, waits[lane.id, use.budget]) for use in mine)
             over.update(use.budget for use in mine)
+            waits.update((lane.id, use.budget) for use in mine)
 
     for job in counted:
         look(lanes[job.lane_id], job)
@@ -154,14 +158,16 @@ _FROZEN_AFTER = text("SELECT set_config('idle_in_transaction_session_timeout', '
 def _lock(connection: Connection, needed: Mapping[Name, Budget]) -> dict[Name, Row[Any]]:
     """The rows of these budgets, locked in their order; those that are missing are made before any is locked."""
     names = sorted(needed)
-    there = {_name(row) for row in connection.execute(_rows(names))}
-    for name in names:
-        if name not in there:
-            application, tag, per = name
-            values = {"application": application, "tag": tag, "per": per, "most": needed[name].most}
-            connection.execute(_MAKE, values)
-    locked = connection.execute(_rows(names).with_for_update())
-    return {_name(row): row for row in locked}
+    while True:
+        there = {_name(row) for row in connection.execute(_rows(names))}
+        for name in names:
+            if name not in there:
+                application, tag, per = name
+                values = {"application": application, "tag": tag, "per": per, "most": needed[name].most}
+                connection.execute(_MAKE, values)
+        locked = {_name(row): row for row in connection.execute(_rows(names).with_for_update())}
+        if len(locked) == len(names):  # else a leader with other settings has just deleted one
+            return locked
 
 
 _MAKE = text(

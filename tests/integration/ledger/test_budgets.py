@@ -28,7 +28,7 @@ from tests.support.ledger import MESSAGE, Ledger, begin_of, end, outcome
 from tests.support.waiting import LIMIT_S
 from worker.leading.budgets import BudgetWatch
 
-HOUR = 3_600 * SECOND
+MINUTE, HOUR = 60 * SECOND, 3_600 * SECOND
 MAY = {"campaign": "may"}
 
 
@@ -42,6 +42,16 @@ def with_budgets(ledger: Ledger, *budgets: Budget) -> Ledger:
     ledger.budgets = Budgets(budgets)
     ledger.clock.at += HOUR - ledger.clock.at % HOUR
     return ledger
+
+
+def with_leader(ledger: Ledger, *budgets: Budget) -> BudgetWatch:
+    """Start the workers again with other budgets; returns the loop of their leader, which has looked once."""
+    ledger.budgets = Budgets(budgets)
+    watch = BudgetWatch(ledger.engine, FixedLeadership(True), ledger.budgets, now=ledger.clock)
+    ledger.clock.advance(15)
+    watch.run_once()
+    ledger.clock.advance(1)
+    return watch
 
 
 def begin_all(ledger: Ledger) -> set[UUID]:
@@ -110,6 +120,28 @@ class TestABudget:
                 begun.update(lane_of[job] for job in begin_all(three))
         assert begun.keys() == {0, 1, 2}
         assert sum(begun.values()) == 6 * 3
+
+    @pytest.mark.parametrize("budgets", [("",), ("", "campaign=may")], ids=["one", "two"])
+    def test_brings_back_few_more_in_each_window_than_may_begin(self, ledger: Ledger, budgets: tuple[str, ...]) -> None:
+        units = {"": (2, MINUTE), "campaign=may": (1, HOUR)}
+        with_budgets(ledger, *(Budget("default", tag, *units[tag]) for tag in budgets))
+        jobs = [ledger.send(tags=MAY if number % 2 else None) for number in range(40)]
+        assert len(begin_all(ledger)) == 2
+        watch = BudgetWatch(ledger.engine, FixedLeadership(True), ledger.budgets, now=ledger.clock)
+        rewritten = 0
+        for _ in range(6):
+            before = {job: ledger.job(job).next_at for job in jobs}
+            ledger.clock.at += MINUTE - ledger.clock.at % MINUTE + 3 * SECOND
+            begun = begin_all(ledger)
+            if len(budgets) == 1:
+                assert len(begun) == 2
+            ledger.clock.advance(5)
+            watch.run_once()
+            ledger.clock.advance(1)
+            begun |= begin_all(ledger)
+            assert len(begun) == 2
+            rewritten += sum(ledger.job(job).next_at != before[job] for job in jobs if job not in begun)
+        assert rewritten <= (6 if len(budgets) == 1 else 6 + 20)
 
     def test_needs_room_in_each_that_counts_the_job(self, ledger: Ledger) -> None:
         with_budgets(ledger, Budget("default", "", 3, HOUR), Budget("default", "campaign=may", 1, HOUR))
@@ -320,7 +352,7 @@ class TestWhoAsks:
     def test_finds_one_event_for_each_window(self, three: Ledger) -> None:
         for _ in range(9):
             three.send()
-        watch = BudgetWatch(three.engine, FixedLeadership(True), now=three.clock)
+        watch = BudgetWatch(three.engine, FixedLeadership(True), three.budgets, now=three.clock)
         for _ in range(2):
             begin_all(three)
             watch.run_once()
@@ -328,6 +360,59 @@ class TestWhoAsks:
             three.clock.advance(3_610)
         events = [(row.kind, row.application, row.tag, row.rule) for row in three.rows(schema.event)]
         assert events == [("over_budget", "default", None, OVER_BUDGET)] * 2
+
+    def test_sees_what_waits_go_on_once_a_budget_is_raised(self, three: Ledger) -> None:
+        jobs = {three.send(f"g{number % 2}") for number in range(20)}
+        begun = begin_all(three)
+        watch = with_leader(three, Budget("default", "", 9, HOUR))
+        begun |= begin_all(three)
+        assert len(begun) == 9
+        for least, seconds in ((2, 3_600), (9, 15)):
+            three.clock.advance(seconds)
+            watch.run_once()
+            three.clock.advance(1)
+            begun |= begin_all(three)
+            assert 9 + least <= len(begun) <= 18 < len(jobs)
+
+    @pytest.mark.parametrize("others", [(), (Budget("default", "a=b", 1, HOUR),)], ids=["none", "of another tag"])
+    def test_sees_what_waits_go_on_once_a_budget_is_removed(self, three: Ledger, others: tuple[Budget, ...]) -> None:
+        jobs = [three.send() for _ in range(8)]
+        changed = three.send()
+        begin_all(three)
+        three.queue.reschedule(str(changed), due_at=moment(three.clock() + 2 * HOUR))
+        with_leader(three, *others)
+        assert three.queue.why(str(changed)).reason == "not_due"
+        assert three.queue.grant("g1").eta is not None
+        assert three.rows(schema.budget) == []
+        begin_all(three)
+        assert {three.state(job) for job in jobs} == {State.SENT}
+        assert three.state(changed) is State.QUEUED
+
+    def test_sees_a_count_begin_again_with_another_unit(self, three: Ledger) -> None:
+        for _ in range(9):
+            three.send()
+        begin_all(three)
+        with_leader(three, Budget("default", "", 4, MINUTE))
+        assert len(begin_all(three)) == 4
+        assert [row.per for row in three.rows(schema.budget)] == [MINUTE]
+
+    def test_sees_others_go_on_when_those_are_cancelled_that_waited_for_the_window(self, three: Ledger) -> None:
+        jobs = [three.send() for _ in range(12)]
+        watch = with_leader(three, *three.budgets.all)
+        begin_all(three)
+        next_ones = sorted((row for row in map(three.job, jobs) if row.state == "queued"), key=lambda row: row.next_at)
+        for row in next_ones[:2]:
+            three.queue.cancel(str(row.id))
+        three.clock.at += HOUR + 2 * SECOND
+        watch.run_once()
+        begun = begin_all(three)
+        for _ in range(2):
+            three.clock.advance(15)
+            watch.run_once()
+            three.clock.advance(1)
+            begun |= begin_all(three)
+        assert len(begun) == 3
+        assert begin_all(three) == set()
 
     def test_finds_an_alert_of_its_own_kind(self, three: Ledger) -> None:
         alerts: list[list[str]] = []
@@ -340,7 +425,7 @@ class TestWhoAsks:
                 before_send=lambda event, _: alerts.append(event["fingerprint"]),
             )  # fmt: skip
             try:
-                BudgetWatch(three.engine, FixedLeadership(True), now=three.clock).run_once()
+                BudgetWatch(three.engine, FixedLeadership(True), three.budgets, now=three.clock).run_once()
             finally:
                 sentry_sdk.init(default_integrations=False)
         assert alerts == [["sendq", "over_budget", OVER_BUDGET]]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sendq.errors import Retryable
 from sendq.clock import SECOND
+from sendq.errors import Retryable
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import set_back
 from sendq.rules.budgets import Budget, Budgets

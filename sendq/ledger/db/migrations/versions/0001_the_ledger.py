@@ -488,6 +488,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("state = 'queued' AND doubt_at IS NOT NULL"),
     )
     op.create_index(
+        "sendq_job_over_budget_idx",
+        "sendq_job",
+        ["next_at", "id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'queued' AND rule = 'over_budget'"),
+        sqlite_where=sa.text("state = 'queued' AND rule = 'over_budget'"),
+    )
+    op.create_index(
         "sendq_job_outside_idx",
         "sendq_job",
         ["next_at"],
