@@ -19,7 +19,7 @@ from uuid import UUID
 
 from sendq.clock import Micros, micros_in
 from sendq.enqueueing.arguments import check_flag, check_key
-from sendq.enqueueing.options import Send
+from sendq.enqueueing.options import Options, Send
 from sendq.enqueueing.plan import Planned
 from sendq.enqueueing.planning import plan_sends, wants_links
 from sendq.enqueueing.spreading import Spread, check_spread, check_window, number_of
@@ -140,6 +140,10 @@ class Sends:
         self._digest = hashlib.sha256()
         self._keys: dict[str, int] = {}
         self._texts: dict[str, SharedText] = {}
+        # With what the batch adds, by the id of the first. Sends that share options or tags are checked once, by
+        # identity, so they must share what is made of them.
+        self._merged: dict[int, tuple[Options, Options]] = {}
+        self._merged_tags: dict[int, tuple[Mapping[str, str], Mapping[str, str]]] = {}
         self._problems: list[Problem] = []
         self._more_problems = 0
         self._only_suppressed = True
@@ -167,6 +171,8 @@ class Sends:
     def _read(self) -> Iterator[tuple[Part, Planned]]:
         for some in _parts(self._sends):
             first, self.number = self.number, self.number + len(some)
+            self._merged.clear()  # messages that share nothing would fill it
+            self._merged_tags.clear()
             sends = [self._of_batch(send) for send in some]
             part = Part(first, sends, partial(self._planned, sends, first))
             planned = self._checked(part)
@@ -209,12 +215,27 @@ class Sends:
         """The message with the tags and the window of the batch (its own win), and its need for approval."""
         if not isinstance(send, Send):
             return send
+        options = send.options
+        known = self._merged.get(id(options))
+        if known is None or known[0] is not options:
+            known = self._merged[id(options)] = options, self._with_those_of_batch(options)
+        return send if known[1] is options else replace(send, options=known[1])
+
+    def _with_those_of_batch(self, options: Options) -> Options:
         more: dict[str, Any] = {"needs_approval": True} if self._gated else {}
-        if self._tags and isinstance(send.options.tags or {}, Mapping):
-            more["tags"] = {**self._tags, **(send.options.tags or {})}
-        if self._window is not None and send.options.window is None:
+        if self._tags and isinstance(options.tags or {}, Mapping):
+            more["tags"] = self._tags_with(options.tags)
+        if self._window is not None and options.window is None:
             more["window"] = self._window
-        return replace(send, options=replace(send.options, **more)) if more else send
+        return replace(options, **more) if more else options
+
+    def _tags_with(self, own: Mapping[str, str] | None) -> Mapping[str, str] | None:
+        if not own or not self._tags:
+            return self._tags
+        known = self._merged_tags.get(id(own))
+        if known is None or known[0] is not own:
+            known = self._merged_tags[id(own)] = own, {**self._tags, **own}
+        return known[1]
 
     def _checked(self, part: Part) -> Planned | None:
         """The rows of a part, or None: it has problems."""

@@ -6,16 +6,21 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 
-from sendq import NEVER, InvalidJob, Message, Options, Send, SendQueue
+from sendq import NEVER, InvalidJob, Message, Options, Send, SendQueue, Window
 from sendq.clock import SECOND, micros
+from sendq.enqueueing import options as options_module
+from sendq.enqueueing.batch_sends import Sends
 from sendq.enqueueing.batches import BulkCall, Changes, Selection, plan_batch
-from sendq.enqueueing.options import with_key
+from sendq.enqueueing.options import option_problems, with_key
 from sendq.enqueueing.plan import Planned
 from sendq.enqueueing.planning import plan_sends
+from sendq.errors import Problem
 from sendq.ids import lane_id
+from sendq.messages.unsubscribe import Links
 from sendq.rules.expiry import EXPIRY
 
 START = 1_780_000_000 * SECOND
@@ -58,6 +63,29 @@ class TestTheOptionsOfManySends:
             plan(*sends)
         fields = [problem.field for problem in wrong.value.problems]
         assert fields == ["[1].key", "[3].key", "[4].grant_id", "[5].priority", "[6].tags"]
+
+    @pytest.mark.parametrize("tags", [None, {"campaign": "may"}], ids=["no tags", "tags"])
+    def test_of_a_batch_with_tags_are_checked_once(
+        self, tags: dict[str, str] | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        checked: list[Options] = []
+
+        def check(grant_id: object, options: Options, *, now: int) -> list[Problem]:
+            checked.append(options)
+            return option_problems(grant_id, options, now=now)
+
+        monkeypatch.setattr(options_module, "option_problems", check)
+        common = Options(tags=tags)
+        both = [
+            Send("g1", MESSAGE, options) for options in (common, with_key(common, "a"), common, with_key(common, "b"))
+        ]
+        sends = Sends(
+            both, batch_id=UUID(int=1), application="default", tags={"tenant": "7"}, window=Window("09:00-17:00", tz="UTC"),
+            now=START, metadata_key="key1",
+        )  # fmt: skip
+        ((part, _),) = sends.parts(lambda: Links(bytes(32), None))
+        assert len(checked) == 1
+        assert all(send.options.tags == {"tenant": "7", **(tags or {})} for send in part.sends)
 
     def test_have_another_key_and_are_the_same_otherwise(self) -> None:
         common = Options(priority="low", tags={"a": "b"}, due_at=TOMORROW, needs_approval=True, after="x", key="old")
