@@ -138,7 +138,7 @@ class PostgresWakeup(_Pipe):
 
 
 class SqliteWakeup(_Pipe):
-    """Watches the write-ahead log of the file; without inotify, checks the file every 30 ms."""
+    """Watches the write-ahead log of the file; without inotify, or if it is silent, checks the file every 30 ms."""
 
     can_notify = False
     poll_every = seconds(1)
@@ -147,6 +147,7 @@ class SqliteWakeup(_Pipe):
         super().__init__()
         self._writes = WriteCounter(path)  # keeps the log, which the last connection deletes
         self._watch = _watch(f"{path}-wal")
+        self._heard = False  # whether it has said something since the last commit
 
     def wait_for(self, limit_s: float) -> None:
         fds = [] if self._watch is None else [self._watch.fd]
@@ -154,7 +155,11 @@ class SqliteWakeup(_Pipe):
         look_s = most_s = SQLITE_LOOK_S if self._watch is None else limit_s
         while (left := deadline - time.monotonic()) > 0:
             ready = self._select(fds, min(left, look_s))
-            if self._read in ready or self._writes.has_changed():
+            self._heard = self._heard or any(fd in ready for fd in fds)
+            if self._read in ready:
+                return
+            if self._writes.has_changed():
+                self._leave_if_silent()
                 return
             if ready:
                 with contextlib.suppress(BlockingIOError):
@@ -162,6 +167,15 @@ class SqliteWakeup(_Pipe):
                 look_s = SQLITE_FIRST_LOOK_S
             else:
                 look_s = min(most_s, 2 * look_s)
+
+    def _leave_if_silent(self) -> None:
+        """After a commit: watch no longer if nothing has said that the log was written (some file systems of networks
+        and containers take a watch and report nothing).
+        """
+        if self._watch is not None and not self._heard and not select.select([self._watch.fd], [], [], 0)[0]:
+            self._watch.close()
+            self._watch = None
+        self._heard = False
 
     def close(self) -> None:
         if self._watch is not None:

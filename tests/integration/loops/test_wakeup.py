@@ -101,3 +101,33 @@ class TestSqlite:
         self, tmp_path: Path, other: sqlite3.Connection
     ) -> None:
         assert wakeups._watch(str(tmp_path / "none")) is None
+
+    def test_looks_once_the_system_has_kept_a_write_to_itself(
+        self, tmp_path: Path, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "silent").touch()
+        watch = wakeups._watch
+        # As on a file system that takes the watch and reports nothing.
+        monkeypatch.setattr(wakeups, "_watch", lambda _log: watch(str(tmp_path / "silent")))
+        with closing(SqliteWakeup(str(tmp_path / "ledger.db"))) as wakeup:
+            assert waited(wakeup, 0.05) >= 0.05
+            other.execute("INSERT INTO job VALUES (1)")
+            waited(wakeup, 0.05)
+            with ThreadPoolExecutor(1) as pool:
+                waiting = pool.submit(waited, wakeup, LIMIT_S)
+                other.execute("INSERT INTO job VALUES (1)")
+                assert waiting.result() < LIMIT_S / 2
+            assert waited(wakeup, 0.05) >= 0.05
+
+    def test_goes_on_with_what_the_system_reports_however_slow_commits_are(
+        self, tmp_path: Path, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with closing(SqliteWakeup(str(tmp_path / "ledger.db"))) as wakeup:
+            for number in range(5):
+                seen = iter([False] * number + [True])
+                with monkeypatch.context() as patch:
+                    patch.setattr(wakeup._writes, "has_changed", lambda seen=seen: next(seen))
+                    other.execute("INSERT INTO job VALUES (1)")
+                    assert waited(wakeup, LIMIT_S) < LIMIT_S / 2
+                wakeup._writes.has_changed()
+            assert wakeup._watch is not None
