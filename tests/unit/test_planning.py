@@ -80,8 +80,8 @@ class TestTheOptionsOfManySends:
             Send("g1", MESSAGE, options) for options in (common, with_key(common, "a"), common, with_key(common, "b"))
         ]
         sends = Sends(
-            both, batch_id=UUID(int=1), application="default", tags={"tenant": "7"}, window=Window("09:00-17:00", tz="UTC"),
-            now=START, metadata_key="key1",
+            both, batch_id=UUID(int=1), application="default", tags={"tenant": "7"}, now=START, metadata_key="key1",
+            window=Window("09:00-17:00", tz="UTC"),
         )  # fmt: skip
         ((part, _),) = sends.parts(lambda: Links(bytes(32), None))
         assert len(checked) == 1
