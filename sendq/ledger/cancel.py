@@ -36,8 +36,9 @@ def cancel(connection: Connection, job_id: UUID, *, now: Micros) -> State:
 def cancel_by(connection: Connection, job_id: UUID, *, by: str, reason: str | None, now: Micros) -> State:
     """`cancel`, with an event that has its author and reason, unless the job had ended before."""
     row = job_row(connection, job_id)
+    before = lock_jobs(connection, [job_id])  # it may have ended since
     state = cancel(connection, job_id, now=now)
-    if State(row.state) not in FINAL:
+    if State(before[job_id].state) not in FINAL:
         of = {"job_id": job_id, "batch_id": row.batch_id, **lane_of(connection, row)}
         events.append(connection, "cancel", at=now, by=by, reason=reason, **of)
     return state

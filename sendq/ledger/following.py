@@ -61,7 +61,7 @@ def store_followings(connection: Connection, planned: Planned, found: Mapping[tu
             reason = f"would be the end of a chain of more than {DEPTH_MOST} jobs"
             wrong = Problem(_option(one), reason, "begin a new chain, with a due_at")
         row = rows[one.job_id]
-        sent_at = begins.get(one.after_id) or (other and other.sent_at) or row["created_at"]
+        sent_at = begins.get(one.after_id) or _first_chance(other or rows.get(one.after_id), row["created_at"])
         begins[one.job_id] = first_chance(row.get("time_window"), max(row["due_at"], sent_at + one.delay))
         if wrong is None and row["expires_at"] is not None and row["expires_at"] <= begins[one.job_id]:
             reason = f"is before it can begin, which is at {moment(begins[one.job_id]):%Y-%m-%d %H:%M:%S} UTC at best"
@@ -82,13 +82,22 @@ def what_it_replies_to(connection: Connection, job_id: UUID) -> Row[Any] | None:
 
 
 def with_known_id(plan: Plan, follows: Row[Any]) -> Plan:
-    """The plan of the one reply in it, with the id of the message that it replies to, if it was released before."""
-    if follows.released_at is None or follows.message_id is None:
+    """The plan of the one reply in it, with the id that the stored request has, if it was released before."""
+    if follows.written_id is None:
         return plan
     (payload,) = plan.payloads
-    body = with_id(payload["body"], follows.job_id, follows.message_id)
+    body = with_id(payload["body"], follows.job_id, follows.written_id)
     length = None if payload["length"] is None else payload["length"] + len(body) - len(payload["body"])
     return replace(plan, payloads=[{**payload, "body": body, "length": length}])
+
+
+def _first_chance(other: _Other | Mapping[str, Any] | None, now: Micros) -> Micros:
+    """When a job that others follow was sent, or can be at best; ``other``: an older one, or a row of this call."""
+    if other is None:
+        return now
+    if isinstance(other, _Other):
+        return other.sent_at or first_chance(other.time_window, max(other.due_at, now))
+    return first_chance(other.get("time_window"), max(other["due_at"], now))
 
 
 def _row(one: Following, depth: int) -> dict[str, Any]:
@@ -114,6 +123,8 @@ class _Other:
     application: str | None  # None: its lane does not exist yet
     message_id: str | None
     sent_at: Micros | None  # None: it was not sent yet
+    due_at: Micros
+    time_window: str | None
     depth: int | None  # its own place in a chain; None: it follows none
     forgotten: bool
 
@@ -124,7 +135,17 @@ def _read(connection: Connection, ids: Collection[UUID]) -> dict[UUID, _Other]:
         return {}
     job, after = schema.job.c, schema.after.c
     rows = connection.execute(
-        select(job.id, job.state, job.operation, job.lane_id, job.message_id, job.finished_at, after.depth)
+        select(
+            job.id,
+            job.state,
+            job.operation,
+            job.lane_id,
+            job.message_id,
+            job.finished_at,
+            job.due_at,
+            job.time_window,
+            after.depth,
+        )
         .outerjoin(schema.after, after.job_id == job.id)
         .where(job.id.in_(ids))
     ).all()
@@ -134,7 +155,8 @@ def _read(connection: Connection, ids: Collection[UUID]) -> dict[UUID, _Other]:
     return {
         row.id: _Other(
             row.state, row.operation, row.lane_id, applications.get(row.lane_id), row.message_id,
-            row.finished_at if row.state == State.SENT else None, row.depth, row.id in forgotten,
+            row.finished_at if row.state == State.SENT else None, row.due_at, row.time_window, row.depth,
+            row.id in forgotten,
         )
         for row in rows
     }  # fmt: skip

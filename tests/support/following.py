@@ -47,7 +47,7 @@ def lead(
             with ledger.writing() as connection:
                 shown = replied(thread.job_id)
                 ended += followers.conclude(
-                    connection, thread.job_id, replied=shown, now=ledger.clock(), rule="too_many", vault=vault
+                    connection, [thread.job_id], replied=shown, now=ledger.clock(), rule="too_many", vault=vault
                 )
     still = following(ledger)
     free = {row.id for row in ledger.rows(schema.job) if row.state == "queued"} - still

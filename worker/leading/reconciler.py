@@ -102,8 +102,7 @@ class Reconciler(LeaderLoop):
 
     def lead_once(self) -> None:
         """One round: record results, take up new doubts, end those that looks could not resolve, begin looks."""
-        for begun, brought in self._readings.ended():
-            self._note(begun, brought)
+        self._readings.conclude(self._note, loop="reconciler")
         with reading(self._ledger) as connection:
             if not doubt.any_doubt(connection):
                 return

@@ -211,6 +211,7 @@ after = Table(
     Column("replied_at", BigInteger),  # when an answer was reported; null: none was
     Column("bounced_at", BigInteger),  # when a bounce was reported since that job was sent; null: none was
     Column("released_at", BigInteger),
+    Column("written_id", Text),  # of a reply: the message's id in its bytes; null: its place
     Index("sendq_after_after_id_idx", "after_id"),
     Index("sendq_after_waiting_idx", "job_id", **_when("stage = 'waiting'")),
     Index("sendq_after_check_idx", "check_at", "job_id", **_when(READS_NO_THREAD)),

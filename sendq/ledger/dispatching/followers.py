@@ -21,18 +21,23 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, Select, and_, func, or_, select, text
 
-from sendq.bindings import payload_context
 from sendq.clock import SECOND, Micros
 from sendq.errors import Altered, NotEncrypted, Unreadable
 from sendq.ledger.contents import files_of
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import update_rows
-from sendq.ledger.dispatching.parked import approve_by, lock_followers, park
+from sendq.ledger.dispatching.parked import (
+    approve_by,
+    as_waiting,
+    lock_followers,
+    park,
+    send_stands,
+)
+from sendq.ledger.dispatching.replies import AmbiguousId, filled_in
 from sendq.ledger.dispatching.threads import CANDIDATES, READS, is_held, is_to_be_read, waits_for_release
 from sendq.ledger.enqueue import NO_VAULT, append_wakes, wakes_of
 from sendq.ledger.jobs import end_waiting, hold_with_batches
 from sendq.ledger.operators.erasure import forgotten_jobs
-from sendq.messages.reply_place import has_place, with_id
 from sendq.rules.after import (
     BAD_NEWS,
     Ending,
@@ -165,7 +170,15 @@ def move_on(
     """Move on some followers whose time has come and whose threads need not be read first. Returns those that ended,
     and whether there may be more to move on.
     """
-    ids = _decidable(connection, now=now, limit=limit)
+    ids = movable(connection, now=now, limit=limit)
+    ended, more = move(connection, ids, now=now, vault=vault)
+    return ended, more or len(ids) == limit
+
+
+def move(
+    connection: Connection, ids: Sequence[UUID], *, now: Micros, vault: Vault = NO_VAULT
+) -> tuple[list[Ended], bool]:
+    """Move on these followers, if their time has come; returns as `move_on`."""
     step = _Step(connection, ids, vault, now)
     for row in step.rows:
         if row.check_at is None or row.check_at > now:
@@ -174,11 +187,11 @@ def move_on(
             step.set(row, check_at=None)
         elif not step.is_over(row):
             step.decide(row, read=False)
-    moved = step.write()
-    return moved, len(ids) == limit or step.left > 0
+    ended = step.write()
+    return ended, step.left > 0
 
 
-def _decidable(connection: Connection, *, now: Micros, limit: int) -> Sequence[UUID]:
+def movable(connection: Connection, *, now: Micros, limit: int) -> Sequence[UUID]:
     """Followers that are due and whose threads need not be read, or not any more, or not now."""
     due = select(_after.job_id).where(_after.check_at <= now).order_by(_after.check_at, _after.job_id)
     found = list(connection.execute(due.where(_READS_NONE).limit(limit)).scalars())
@@ -194,7 +207,7 @@ def _decidable(connection: Connection, *, now: Micros, limit: int) -> Sequence[U
 
 def conclude(
     connection: Connection,
-    job_id: UUID,
+    ids: Sequence[UUID],
     *,
     replied: bool | None,
     now: Micros,
@@ -202,25 +215,40 @@ def conclude(
     rule: str | None = None,
     vault: Vault = NO_VAULT,
 ) -> list[Ended]:
-    """Act on a reading of a thread; returns the follower if it ended.
+    """Act on a reading of the thread of followers (one, as a rule); returns those that ended.
 
     ``replied`` None: the reading failed, ``rule`` says why, and ``stated`` for how long the account asks to be left
     alone.
     """
-    step = _Step(connection, [job_id], vault, now)
+    step = _Step(connection, ids, vault, now)
     for row in step.rows:
-        if row.check_at is None or row.stage not in (Stage.TIMED, Stage.RELEASED) or step.is_over(row):
+        if row.check_at is None or row.stage not in (Stage.TIMED, Stage.RELEASED):
+            continue
+        if step.is_over(row) or step.waits_again(row):
             continue
         if replied or row.replied_at is not None:  # an answer may have been reported since the thread was read
             step.set(row, replied_at=row.replied_at or now)
             step.decide(row, read=True, replied=True)
         elif replied is None:
-            wait = min(AGAIN_MOST, AGAIN << min(row.checks, 10))
-            step.set(row, check_at=now + max(wait, stated), checks=min(row.checks + 1, 100), trouble=rule)
+            step.try_again(row, trouble=rule, stated=stated)
             step.put_off(row)
         else:
             step.decide(row, read=True)
     return step.write()
+
+
+def put_off(connection: Connection, job_id: UUID, *, until: Micros) -> None:
+    """Look at a follower only later; a released one that waits in its lane is parked until then."""
+    jobs = lock_followers(connection, [job_id])
+    for row in _read(connection, [job_id]):
+        columns: dict[str, Any] = {"job_id": job_id, "check_at": until}
+        if row.check_at is None:
+            continue
+        if row.stage == Stage.RELEASED:
+            columns["stage"] = Stage.TIMED.value
+            waits = [job for job in jobs.values() if job.state == State.QUEUED and job.doubt_at is None]
+            park(connection, waits)
+        update_rows(connection, schema.after, [columns], key="job_id")
 
 
 # --- one step ---------------------------------------------------------------------------------------------------------
@@ -282,6 +310,21 @@ class _Step:
             return True
         return False
 
+    def waits_again(self, row: Row[Any]) -> bool:
+        """Whether a timed or released follower must wait once more, because its job is, or was, sent again."""
+        if row.other_id is not None and ending(row.other_state) is not None:
+            return False
+        if send_stands(row, row.other_state, row.sent_at):
+            return False
+        self.put_off(row)
+        self.set(row, **as_waiting(row))
+        job = self._jobs[row.job_id]
+        expires_at = job.expires_at if row.lifetime is None else None
+        self._times[job.id] = {
+            "id": job.id, "expires_at": expires_at, "approve_by": approve_by(job, HELD, expires_at)
+        }  # fmt: skip
+        return True
+
     def ends(self, row: Row[Any], *, replied: bool = False) -> bool:
         """Whether the follower ends because of the job that it follows, or of what became of its mail."""
         state, unless = row.other_state, each_unless(row.unless)
@@ -297,6 +340,11 @@ class _Step:
         if end is not None:
             self._ends[row.job_id] = (row, end)
         return end is not None
+
+    def try_again(self, row: Row[Any], *, trouble: str | None, stated: Micros = 0) -> None:
+        """Look at a follower later that could not be released now: the longer, the more often that has happened."""
+        wait = min(AGAIN_MOST, AGAIN << min(row.checks, 10))
+        self.set(row, check_at=self._now + max(wait, stated), checks=min(row.checks + 1, 100), trouble=trouble)
 
     def put_off(self, row: Row[Any]) -> None:
         """Park a released follower again: it may begin only once its thread was read."""
@@ -333,15 +381,10 @@ class _Step:
 
     def decide(self, row: Row[Any], *, read: bool, replied: bool = False) -> None:
         """End or release a timed or released follower; ``read``: its thread has just been read."""
-        if self.ends(row, replied=replied):
+        if self.waits_again(row) or self.ends(row, replied=replied):
             return
         if row.bounced_at is not None:  # an earlier send of that job did
             self.set(row, bounced_at=None)
-        if row.other_state is not None and row.other_state != State.SENT:
-            # It was reported as never sent, and is sent again.
-            self.put_off(row)
-            self.set(row, stage=Stage.WAITING.value, start_at=None, check_at=None)
-            return
         begins = max(row.start_at, self._jobs[row.job_id].due_at)
         if row.stage == Stage.RELEASED and (read or not is_to_be_read(row)):
             self.set(row, check_at=self._look_again_at(row), checks=0, trouble=None)
@@ -424,9 +467,11 @@ class _Step:
         return rows
 
     def _fill_in(self, rows: Iterable[Row[Any]]) -> None:
-        """Complete the bytes of replies with the id of the message that each replies to. Never done twice."""
+        """Complete the bytes of replies with the id of the message that each replies to. Done once for each send of
+        that message.
+        """
         payload = schema.payload
-        rows = self._first_bytes([row for row in rows if row.released_at is None])
+        rows = self._first_bytes([row for row in rows if row.written_id != (row.message_id or row.other_message)])
         ids = [row.job_id for row in rows]
         there = {row.job_id: row for row in self._connection.execute(
             select(payload).where(payload.c.job_id.in_(ids)).order_by(payload.c.job_id).with_for_update()
@@ -438,14 +483,21 @@ class _Step:
             try:
                 if stored is None:
                     raise Altered("")
-                columns = _filled_in(job, stored, files.get(row.job_id, []), message_id, self._vault)
+                columns = filled_in(job, stored, files.get(row.job_id, []), row.written_id, message_id, self._vault)
             except Altered:
                 self._ends[row.job_id] = (row, Ending(Event.GIVE_UP, INTEGRITY))
+            except AmbiguousId:
+                self._ends[row.job_id] = (row, Ending(Event.GIVE_UP, AFTER_FAILED))
             except (NotEncrypted, Unreadable) as error:
                 rule = NOT_ENCRYPTED if isinstance(error, NotEncrypted) else NO_KEY
-                self.set(row, check_at=self._now + AGAIN, trouble=rule)
+                self.try_again(row, trouble=rule)
             else:
                 update_rows(self._connection, payload, [columns], key="job_id")
+                self.set(row, written_id=message_id)
+                if row.written_id is not None:
+                    # Other bytes need another key; and a worker that has loaded the old ones does not begin.
+                    another = {"id": job.id, "generation": job.generation + 1, "key_at": None}
+                    update_rows(self._connection, schema.job, [another])
                 continue
             self._releases.remove(row)
 
@@ -469,18 +521,6 @@ class _Step:
         return chosen
 
 
-def _filled_in(job: Row[Any], stored: Row[Any], files: Sequence[Any], message_id: str, vault: Vault) -> dict[str, Any]:
-    of_job = (job.id, job.lane_id, job.batch_id, job.operation, job.form, job.object_id)
-    context = payload_context(*of_job, stored.content_type, stored.length, files)
-    body = vault.open(bytes(stored.body), stored.cipher_key, context=context)
-    if not has_place(body, job.id):
-        raise Altered(stored.cipher_key or "")
-    complete = with_id(body, job.id, message_id)
-    length = None if stored.length is None else stored.length + len(complete) - len(body)
-    sealed = vault.seal(complete, context=payload_context(*of_job, stored.content_type, length, files))
-    return {"job_id": job.id, "body": sealed.data, "length": length, "cipher_key": sealed.key_name}
-
-
 def _forgotten(connection: Connection, rows: Sequence[Row[Any]]) -> set[UUID]:
     """The jobs whose grants were forgotten, of those that were sent and whose messages' ids are needed now."""
     wanted = {
@@ -498,9 +538,12 @@ def _bad_news(connection: Connection, rows: Sequence[Row[Any]]) -> dict[UUID, st
     wanted = {row.after_id for row in rows if Unless.BOUNCED in each_unless(row.unless)}
     if not wanted:
         return {}
-    table = schema.delivery_status.c
+    table, job = schema.delivery_status.c, schema.job.c
     bad = table.delivery.in_([delivery.value for delivery in BAD_NEWS])
     found = connection.execute(
-        select(table.job_id, table.delivery).where(table.job_id.in_(wanted), bad, ~table.pending)
+        select(table.job_id, table.delivery)
+        .outerjoin(schema.job, job.id == table.job_id)
+        .where(table.job_id.in_(wanted), bad, ~table.pending)
+        .where(or_(job.id.is_(None), job.generation == table.generation))  # not of an earlier send
     )
     return {row.job_id: row.delivery for row in found}

@@ -27,42 +27,75 @@ def park_again(connection: Connection, starts: Mapping[UUID, Micros], *, even_la
     """Park those of these locked jobs that follow another; returns them. They were just put back into the queue, to
     begin at these times. ``even_late``: one that would expire before it may begin gets a new expiry.
 
-    One that was never released waits again for the job that it follows, or, if that is still known to be sent (it may
-    have been deleted since), for its time. For others, ``unless`` counts again.
+    One waits again for the job that it follows, unless the send of that which it knows still stands. Then it waits for
+    its time if it was never released; if it was, only ``unless`` counts again.
     """
-    follows = [row for row in lock_rows(connection, starts) if row.released_at is None or row.unless is not None]
-    if not follows:
+    rows = lock_rows(connection, starts)
+    if not rows:
         return set()
-    jobs = lock_followers(connection, [row.job_id for row in follows])
     other = schema.job.c
-    sent_at = {
-        row.id: row.finished_at if row.state == State.SENT else None
-        for row in connection.execute(
-            select(other.id, other.state, other.finished_at).where(other.id.in_([row.after_id for row in follows]))
-        )
-    }
+    those = select(other.id, other.state, other.finished_at).where(other.id.in_([row.after_id for row in rows]))
+    others = {row.id: (row.state, row.finished_at) for row in connection.execute(those)}
+    standing = {row.job_id: send_stands(row, *others.get(row.after_id, (None, None))) for row in rows}
+    follows = [row for row in rows if row.released_at is None or row.unless is not None or not standing[row.job_id]]
+    jobs = lock_followers(connection, [row.job_id for row in follows])
     marks, times = [], []
     for row in follows:
         job = jobs[row.job_id]
         begins, expires_at = max(starts[row.job_id], job.due_at, row.start_at or 0), job.expires_at
-        mark: dict[str, Any] = {"job_id": row.job_id, "start_at": row.start_at, "checks": 0, "trouble": None}
-        sent_then = None if row.start_at is None else row.start_at - row.delay
-        is_known = sent_then is not None and sent_at.get(row.after_id, sent_then) == sent_then
-        if row.released_at is None and not is_known:
+        if not standing[row.job_id]:
             begins = HELD
             expires_at = expires_at if row.lifetime is None else None
-            marks.append(mark | {"stage": Stage.WAITING.value, "start_at": None, "check_at": None, "bounced_at": None})
+            marks.append({"job_id": row.job_id} | as_waiting(row))
         else:
             if row.released_at is None and row.lifetime is not None:
                 expires_at = first_chance(job.time_window or job.of_lane, begins) + row.lifetime
             elif even_late and expires_at is not None and expires_at <= begins:
                 expires_at = begins + EXPIRY
-            marks.append(mark | {"stage": Stage.TIMED.value, "check_at": begins})
+            as_it_was = {name: getattr(row, name) for name in as_waiting(row)}
+            changes = {"stage": Stage.TIMED.value, "check_at": begins, "checks": 0, "trouble": None}
+            marks.append({"job_id": row.job_id} | as_it_was | changes)
         times.append({"id": job.id, "expires_at": expires_at, "approve_by": approve_by(job, begins, expires_at)})
     update_rows(connection, schema.after, marks, key="job_id")
     update_rows(connection, schema.job, times)
     park(connection, list(jobs.values()))
     return set(jobs)
+
+
+def released_followers(connection: Connection, jobs: Collection[UUID]) -> dict[UUID, UUID]:
+    """Waiting jobs that count on an earlier send of one of these jobs, each with that job."""
+    job = schema.job.c
+    query = (
+        select(_after.job_id, _after.after_id)
+        .join(schema.job, job.id == _after.job_id)
+        .where(_after.after_id.in_(list(jobs)), _after.start_at.is_not(None), job.state == State.QUEUED.value)
+    )
+    return {row.job_id: row.after_id for row in connection.execute(query)} if jobs else {}
+
+
+def send_stands(row: Row[Any], state: str | None, finished_at: Micros | None) -> bool:
+    """Whether a follower's times count from the last send of the other job, whose ``state`` (None: it was deleted
+    since) and time these are. It does not if the other was reported as never sent, whether or not it was sent again.
+    """
+    if row.start_at is None:
+        return False
+    return state is None or (state == State.SENT and finished_at == row.start_at - row.delay)
+
+
+def as_waiting(row: Row[Any]) -> dict[str, Any]:
+    """The columns of a follower that waits for its job, without what was known of an earlier send of that."""
+    return {
+        "stage": Stage.WAITING.value,
+        "start_at": None,
+        "message_id": None,
+        "check_at": None,
+        "checks": 0,
+        "trouble": None,
+        # Before its time is set, an answer is one to the send that will set it.
+        "replied_at": None if row.start_at is not None else row.replied_at,
+        "bounced_at": None,
+        "released_at": None,
+    }
 
 
 def reschedule_parked(connection: Connection, ids: Collection[UUID], *, due_at: Micros) -> None:

@@ -89,10 +89,12 @@ def threads_to_read(
     query = select(_after.job_id, _after.message_id).where(_after.job_id.in_(ids))
     messages = {row.job_id: row.message_id for row in connection.execute(query)} if ids else {}
     threads = [
-        Thread(row.job_id, row.id, row.application, row.grant_id, row.provider, messages[row.job_id]) for row in found
+        Thread(row.job_id, row.id, row.application, row.grant_id, row.provider, message_id)
+        for row in found
+        if (message_id := messages.get(row.job_id)) is not None  # erased, or sent again, since the first statement
     ]
-    if len(threads) == limit:
-        return threads, threads[-1].lane_id
+    if len(found) == limit:
+        return threads, found[-1].id
     return threads, lanes[-1] if lanes else after
 
 

@@ -113,12 +113,15 @@ def erase_jobs(connection: Connection, jobs: Sequence[UUID], tally: Tally, *, no
 def _erase_message_ids(connection: Connection, jobs: Sequence[UUID], *, now: Micros) -> None:
     """Of messages that others follow. Those that need them are looked at at once."""
     table = schema.after.c
-    followers = select(table.job_id).where(table.after_id.in_(jobs), table.message_id.is_not(None))
+    followers = select(table.job_id).where(table.after_id.in_(jobs))  # any: its id may be noted until it is locked
     rows = lock_rows(connection, connection.execute(followers).scalars().all())
     marks = []
     for row in rows:
+        if row.message_id is None and row.written_id is None:
+            continue
         is_needed = row.check_at is not None and needs_message_id(row.unless, replies=row.replies)
-        marks.append({"job_id": row.job_id, "message_id": None, "check_at": now if is_needed else row.check_at})
+        check_at = now if is_needed else row.check_at
+        marks.append({"job_id": row.job_id, "message_id": None, "written_id": None, "check_at": check_at})
     update_rows(connection, schema.after, marks, key="job_id")
 
 

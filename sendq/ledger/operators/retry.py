@@ -23,7 +23,7 @@ from sendq.ledger import events
 from sendq.ledger.batches import reopen
 from sendq.ledger.db import schema
 from sendq.ledger.delivery_status import known_as_sent
-from sendq.ledger.dispatching.parked import park_again
+from sendq.ledger.dispatching.parked import park_again, released_followers
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import lock_jobs, store_changes
 from sendq.ledger.reading.filters import EVERY_JOB, JobFilter
@@ -110,7 +110,8 @@ def retry(
     a job that would have expired by then gets `EXPIRY`. ``act``: the event of the act that this is a part of.
     """
     seen = find(connection, wanted, after=after, limit=limit)
-    still = lock_jobs(connection, [row.id for row in seen.ready])
+    behind = released_followers(connection, [row.id for row in seen.ready])
+    still = lock_jobs(connection, [*(row.id for row in seen.ready), *behind])
     erased = _erased(connection, seen.ready, lock=True)  # again: their grant may have been forgotten since
     there = {job_id for job_id, job in still.items() if job.state in wanted.states}
     if not wanted.even_partly:
@@ -122,7 +123,10 @@ def retry(
     reopen(connection, {row.batch_id for row in rows if row.batch_id is not None})
     store_changes(connection, [(still[row.id], _retried(row, starts[row.id])) for row in rows], now=now)
     events.append_all(connection, [_event(row, by=by, reason=reason, act=act, now=now) for row in rows])
-    parked = park_again(connection, starts, even_late=True)
+    # What counts on an earlier send of these, which was reported as never sent, waits for the new one.
+    waiting = {job_id for job_id, job in still.items() if job.state == State.QUEUED and job.doubt_at is None}
+    again = {job_id: first_at for job_id, other in behind.items() if other in starts and job_id in waiting}
+    parked = park_again(connection, again | starts, even_late=True)
     wakes = wakes_of([row for row in rows if row.id not in parked], starts)
     if wakes:
         append_wakes(connection, wakes, at=first_at)

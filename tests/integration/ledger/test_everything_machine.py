@@ -133,14 +133,46 @@ class Everything(Machine):
         if delivery is not None:
             self.bounced.add(job)
 
+    @precondition(lambda self: self.mail)
+    @rule(data=st.data(), retried=st.booleans())
+    def fail_later(self, data: st.DataObject, retried: bool) -> None:
+        """A mail that the API accepted is reported as never sent; it may be retried at once."""
+        job = data.draw(st.sampled_from(sorted(self.mail)))
+        rows = {row.id: row for row in self.ledger.rows(schema.job)}
+        begun = {self.after[one][0] for one in self.after if rows[one].state == State.SENDING}
+        known = self.bounced | self.answered.keys() | begun  # it did go out, or a call after it is on its way
+        if job not in rows or rows[job].state != State.SENT or job in known:
+            return
+        self.notices += 1
+        grants = {lane_id("default", grant): grant for grant in GRANTS}
+        notice = MailNotice(
+            f"n{self.notices}", "message.failed_later", Delivery.FAILED_LATER, grants[rows[job].lane_id], (job,),
+            rows[job].message_id, self.clock(),
+        )  # fmt: skip
+        with self.ledger.writing() as connection:
+            take_in(connection, [notice], "default", vault=Vault(), now=self.clock())
+        assert self.ledger.state(job) is State.DEAD
+        del self.mail[job]
+        self.backup = None  # of a time when it was believed to be sent
+        if retried:
+            self.retry([job])
+
     @rule()
     def retry_the_dead(self) -> None:
-        dead = {row.id for row in self.ledger.rows(schema.job) if row.state == State.DEAD}
+        self.retry([row.id for row in self.ledger.rows(schema.job) if row.state == State.DEAD])
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data())
+    def retry_one(self, data: st.DataObject) -> None:
+        self.retry([data.draw(st.sampled_from(sorted(self.jobs)))])
+
+    def retry(self, jobs: list[UUID]) -> None:
+        now = self.clock()
         with self.ledger.writing() as connection:
-            now = self.clock()
-            retry.retry(connection, DeadLetterSelection(), after=None, first_at=now, by="anna", now=now)
-        for job in dead:
-            self.not_before.pop(job, None)
+            selection = DeadLetterSelection(jobs=jobs)
+            part = retry.retry(connection, selection, after=None, first_at=now, by="anna", now=now)
+        for row in part.ready:
+            self.not_before.pop(row.id, None)
 
     @precondition(lambda self: self.can_restore())
     @rule()

@@ -70,6 +70,21 @@ class TestAFollowerThatCannotBeginInTime:
         lead(ledger)
         assert carry_out(ledger) == [second]
 
+    @pytest.mark.parametrize("in_one_call", [True, False])
+    def test_is_refused_if_the_other_is_due_later(self, ledger: Ledger, in_one_call: bool) -> None:
+        opens = moment(ledger.clock() + 5 * 3_600 * SECOND)
+        window = Window(f"{opens:%H}:00-{opens:%H}:30", tz="UTC")
+        soon = moment(ledger.clock() + 3_600 * SECOND)
+        for when in ({"due_at": moment(ledger.clock() + 2 * DAY * SECOND)}, {"window": window}):
+            first = Send("g1", MESSAGE, Options(**when))  # type: ignore[arg-type]
+            if in_one_call:
+                sends = [first, Send("g1", MESSAGE, Options(after=0, expires_at=soon))]
+            else:
+                sends = [Send("g1", MESSAGE, Options(after=str(ledger.send(**when)), expires_at=soon))]
+            with pytest.raises(InvalidJob) as refused:
+                ledger.queue.send_many(sends)
+            assert [problem.field for problem in refused.value.problems] == [f"[{len(sends) - 1}].expires_at"]
+
     def test_is_refused_at_the_end_of_a_chain_and_before_its_window_opens(self, ledger: Ledger) -> None:
         soon = moment(ledger.clock() + 2 * DAY * SECOND)
         opens = moment(ledger.clock() + 2 * 3_600 * SECOND)
@@ -236,9 +251,10 @@ class TestAFollowerEnds:
         assert (ledger.state(second), ledger.job(second).rule) == (State.DEAD, "after_failed")
 
     def test_by_its_own_expiry_or_cancel(self, ledger: Ledger) -> None:
-        first = ledger.send(due_at=moment(ledger.clock() + DAY * SECOND))
+        first = ledger.send()
         second = ledger.send(after=str(first), expires_at=moment(ledger.clock() + 60 * SECOND))
         third = ledger.send(after=str(first))
+        ledger.queue.reschedule(str(first), due_at=moment(ledger.clock() + DAY * SECOND))
         ledger.queue.cancel(str(third))
         ledger.clock.advance(60)
         with ledger.writing() as connection:

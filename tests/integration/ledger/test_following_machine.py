@@ -17,15 +17,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from sqlalchemy import select
 
-from sendq import NEVER, InvalidJob, NotWaiting, State
+from sendq import NEVER, InvalidJob, NotWaiting, State, Vault
 from sendq.clock import SECOND, Micros, moment
+from sendq.facts.notices import MailNotice
 from sendq.ids import lane_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import open_engine
 from sendq.ledger.dispatching import followers, rescue
 from sendq.ledger.dispatching.mail_news import note_news
+from sendq.ledger.mail_notices import take_in
 from sendq.ledger.operators import retry
 from sendq.ledger.operators.retry import DeadLetterSelection
+from sendq.rules.delivery import Delivery
 from sendq.rules.states import FINAL, Event
 from tests.integration.ledger.test_state_machine import MEMORY, template
 from tests.support.following import lead, message_of
@@ -49,6 +52,7 @@ class Machine(RuleBasedStateMachine):
         self.mail: Counter[UUID] = Counter()
         self.bytes: dict[str, bytes] = {}  # by idempotency key
         self.answered: dict[UUID, Micros] = {}
+        self.notices = 0
 
     def teardown(self) -> None:
         try:
@@ -96,24 +100,29 @@ class Machine(RuleBasedStateMachine):
 
     def told(self, claimed: Any, job: Any, answer: str) -> Any:
         if answer == "accepted" or f"{job.id}:{job.generation}" in self.accepted:  # the API replays its answer
-            return outcome(claimed, job, Event.ACCEPT, sent="yes", message_id=message_of(job.id))
+            return outcome(claimed, job, Event.ACCEPT, sent="yes", message_id=self.message_of(job))
         if answer == "refused":
             return outcome(claimed, job, Event.RETURN, next_at=self.ledger.clock() + 5 * SECOND, new_generation=True)
         return outcome(claimed, job, Event.GIVE_UP)
+
+    @staticmethod
+    def message_of(job: Any) -> str:
+        """The id of the message of this send of a job."""
+        return f"{message_of(job.id)}-{job.generation}"
 
     def call(self, job: Any, *, accepted: bool) -> None:
         key, now = f"{job.id}:{job.generation}", self.ledger.clock()
         body = bytes(job.body)
         assert self.bytes.setdefault(key, body) == body, "the bytes of a repeated request have changed"
-        if job.id in self.after:
+        if job.id in self.after and job.doubt_at is None:  # else it is repeated, whatever became of the other since
             other, delay, unless, replies = self.after[job.id]
             first = self.ledger.job(other)
             assert self.mail[other] == 1, "before the mail that it follows"
             assert first.state == State.SENT
             assert first.finished_at + delay <= now, "before its delay was over"
             if replies:
-                assert json.loads(body)["reply_to_message_id"] == message_of(other)
-            if unless and job.doubt_at is None and other in self.answered:
+                assert json.loads(body)["reply_to_message_id"] == first.message_id == self.message_of(first)
+            if unless and other in self.answered:
                 row = self.follower(job.id)
                 assert row.released_at <= self.answered[other], "though it was answered before"
         if accepted and key not in self.accepted:
@@ -148,6 +157,26 @@ class Machine(RuleBasedStateMachine):
             with self.ledger.writing() as connection:
                 note_news(connection, answers={job: self.ledger.clock()}, bounced=(), now=self.ledger.clock())
 
+    @precondition(lambda self: self.mail)
+    @rule(which=st.integers(0, 50), retried=st.booleans())
+    def fail_later(self, which: int, retried: bool) -> None:
+        """A mail that the API accepted is reported as never sent; it may be retried at once."""
+        job = self.ledger.job(sorted(self.mail)[which % len(self.mail)])
+        if job.state != State.SENT or job.id in self.answered:
+            return
+        self.notices += 1
+        kind, now = "message.failed_later", self.ledger.clock()
+        grant = "g1" if job.lane_id == lane_id("default", "g1") else "g2"
+        notice = MailNotice(
+            f"n{self.notices}", kind, Delivery.FAILED_LATER, grant, (job.id,), job.message_id, now
+        )  # fmt: skip
+        with self.ledger.writing() as connection:
+            take_in(connection, [notice], "default", vault=Vault(), now=now)
+        assert self.ledger.state(job.id) is State.DEAD
+        del self.mail[job.id]
+        if retried:
+            self.retry([job.id])
+
     @precondition(lambda self: self.jobs)
     @rule(which=st.integers(0, 50), what=st.sampled_from(["cancel", "hold", "release", "earlier", "later", "urgent"]))
     def change(self, which: int, what: str) -> None:
@@ -169,9 +198,17 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def retry_the_dead(self) -> None:
+        self.retry(None)
+
+    def retry(self, jobs: list[UUID] | None) -> None:
+        now, selection = self.ledger.clock(), DeadLetterSelection(jobs=jobs)
         with self.ledger.writing() as connection:
-            now = self.ledger.clock()
-            retry.retry(connection, DeadLetterSelection(), after=None, first_at=now, by="anna", now=now)
+            retry.retry(connection, selection, after=None, first_at=now, by="anna", now=now)
+
+    @precondition(lambda self: self.jobs)
+    @rule(which=st.integers(0, 50))
+    def retry_one(self, which: int) -> None:
+        self.retry([self.jobs[which % len(self.jobs)]])
 
     @rule(seconds=st.sampled_from([5, 31, 61, 130]))
     def time_passes(self, seconds: int) -> None:

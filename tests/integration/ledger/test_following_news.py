@@ -202,10 +202,17 @@ class TestWhileItWaitsInItsLane:
         assert after_row(ledger, second).stage == "done"
 
 
-def report(ledger: Ledger, job: UUID, delivery: Delivery = Delivery.BOUNCED, *, number: int = 1) -> None:
+def report(
+    ledger: Ledger,
+    job: UUID,
+    delivery: Delivery = Delivery.BOUNCED,
+    *,
+    number: int = 1,
+    message_id: str | None = None,
+) -> None:
     """A report about the mail of a job comes in."""
     kind = f"message.{delivery.value}"
-    notice = MailNotice(f"n{number}", kind, delivery, "g1", (job,), message_of(job), ledger.clock())
+    notice = MailNotice(f"n{number}", kind, delivery, "g1", (job,), message_id or message_of(job), ledger.clock())
     with ledger.writing() as connection:
         take_in(connection, [notice], "default", vault=Vault(), now=ledger.clock())
 

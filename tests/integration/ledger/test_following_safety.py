@@ -13,12 +13,14 @@ from sqlalchemy import Connection, update
 from sendq import NEVER, State, Window
 from sendq.clock import SECOND, moment
 from sendq.ledger import doubt, retention
+from sendq.ledger.cancel import cancel_by
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import followers, parked
 from sendq.ledger.dispatching.mail_news import note_news
 from sendq.ledger.dispatching.rescue import expire, give_up_unapproved
+from sendq.ledger.dispatching.threads import threads_to_read
 from sendq.ledger.doubt import Ending
-from sendq.ledger.operators import recover, retry
+from sendq.ledger.operators import erasure, recover, retry
 from sendq.ledger.operators.holds import hold_tag
 from sendq.ledger.operators.retry import DeadLetterSelection
 from sendq.operators import Operators
@@ -26,7 +28,7 @@ from sendq.rules.states import Event
 from sendq.rules.waiting_job import HELD
 from tests.integration.ledger.test_following import DAY, THREE_DAYS, after_row, sent
 from tests.support.following import carry_out, lead, message_of
-from tests.support.ledger import Ledger
+from tests.support.ledger import Ledger, between_statements
 
 
 def lose_records(ledger: Ledger, by_key: bool) -> None:
@@ -214,8 +216,55 @@ class TestAtOnce:
 
         meanwhile(monkeypatch, report)
         with ledger.writing() as connection:
-            followers.conclude(connection, second, replied=replied, now=ledger.clock())
+            followers.conclude(connection, [second], replied=replied, now=ledger.clock())
         assert ledger.job(second).rule == "unless_replied"
+
+    @pytest.mark.parametrize("row", ["erased", "deleted"])
+    def test_a_thread_whose_message_was_erased_meanwhile_is_not_read(self, at_once: Ledger, row: str) -> None:
+        ledger = at_once
+        second = ledger.send(after=str(sent(ledger)), unless="replied")
+        with ledger.writing() as connection:
+            followers.settle(connection, [second], now=ledger.clock())
+        table = schema.after
+
+        def erase() -> None:
+            of_second = table.c.job_id == second
+            with ledger.writing() as connection:
+                erased = update(table).where(of_second).values(message_id=None)
+                connection.execute(erased if row == "erased" else table.delete().where(of_second))
+
+        with ledger.writing() as connection, between_statements(connection, 2, erase) as seen:
+            assert threads_to_read(connection, now=ledger.clock(), limit=20, busy=())[0] == []
+        assert len(seen) == 3
+
+    def test_an_id_that_is_noted_while_its_grant_is_forgotten_is_erased(
+        self, at_once: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ledger = at_once
+        first = sent(ledger)
+        second = ledger.send("g2", after=str(first), unless="replied", delay=THREE_DAYS)
+        locked = erasure.lock_rows
+
+        def later(connection: Connection, ids: Sequence[UUID]) -> Any:
+            with ledger.writing() as other:  # a step of the leader that began before
+                noted = update(schema.after).where(schema.after.c.job_id == second)
+                other.execute(noted.values(stage="timed", message_id=message_of(first)))
+            return locked(connection, ids)
+
+        monkeypatch.setattr(erasure, "lock_rows", later)
+        Operators(ledger.engine, now=ledger.clock).forget("g1", by="anna", reason="asked to").finish()
+        assert after_row(ledger, second).message_id is None
+
+    def test_a_cancel_of_what_was_sent_meanwhile_leaves_no_event(self, at_once: Ledger) -> None:
+        ledger = at_once
+        job = ledger.send()
+
+        def end() -> None:
+            ledger.set_job(job, state="sent", finished_at=ledger.clock())
+
+        with ledger.writing() as connection, between_statements(connection, 1, end):
+            assert cancel_by(connection, job, by="anna", reason=None, now=ledger.clock()) is State.SENT
+        assert "cancel" not in {row.kind for row in ledger.rows(schema.event)}
 
 
 class TestApproval:

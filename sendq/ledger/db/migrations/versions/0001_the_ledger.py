@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.Column("replied_at", sa.BigInteger(), nullable=True),
         sa.Column("bounced_at", sa.BigInteger(), nullable=True),
         sa.Column("released_at", sa.BigInteger(), nullable=True),
+        sa.Column("written_id", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("job_id", name=op.f("sendq_after_pkey")),
     )
     op.create_index("sendq_after_after_id_idx", "sendq_after", ["after_id"], unique=False)
