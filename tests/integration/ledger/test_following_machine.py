@@ -21,10 +21,12 @@ from sendq import NEVER, InvalidJob, NotWaiting, State, Vault
 from sendq.clock import SECOND, Micros, moment
 from sendq.facts.notices import MailNotice
 from sendq.ids import lane_id
+from sendq.ledger import doubt
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import open_engine
 from sendq.ledger.dispatching import followers, rescue
 from sendq.ledger.dispatching.mail_news import note_news
+from sendq.ledger.doubt import Ending
 from sendq.ledger.mail_notices import take_in
 from sendq.ledger.operators import retry
 from sendq.ledger.operators.retry import DeadLetterSelection
@@ -210,6 +212,19 @@ class Machine(RuleBasedStateMachine):
     def retry_one(self, which: int) -> None:
         self.retry([self.jobs[which % len(self.jobs)]])
 
+    @rule()
+    def resolve_doubts(self) -> None:
+        """Searches find the mails that went out."""
+        doubts = [row for row in self.ledger.rows(schema.job) if row.state == State.IN_DOUBT]
+        endings = {
+            row.id: Ending(Event.ACCEPT, "found", self.message_of(row))
+            if row.id in self.mail
+            else Ending(Event.RETURN, "not_found")
+            for row in doubts
+        }
+        with self.ledger.writing() as connection:
+            doubt.settle(connection, endings, by="reconciler", now=self.ledger.clock())
+
     @rule(seconds=st.sampled_from([5, 31, 61, 130]))
     def time_passes(self, seconds: int) -> None:
         self.ledger.clock.advance(seconds)
@@ -226,6 +241,7 @@ class Machine(RuleBasedStateMachine):
             with suppress(NotWaiting):
                 self.ledger.queue.release(str(job))
         for _ in range(200):
+            self.resolve_doubts()
             lead(self.ledger, replied=self.thread_shows)
             self.serve("accepted")
             self.nothing_is_sent_twice()
