@@ -76,7 +76,7 @@ class TestAFollowerThatCannotBeginInTime:
         window = Window(f"{opens:%H}:00-{opens:%H}:30", tz="UTC")
         soon = moment(ledger.clock() + 3_600 * SECOND)
         for when in ({"due_at": moment(ledger.clock() + 2 * DAY * SECOND)}, {"window": window}):
-            first = Send("g1", MESSAGE, Options(**when))  # type: ignore[arg-type]
+            first = Send("g1", MESSAGE, Options(**when))
             if in_one_call:
                 sends = [first, Send("g1", MESSAGE, Options(after=0, expires_at=soon))]
             else:

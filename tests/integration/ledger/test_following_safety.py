@@ -243,7 +243,7 @@ class TestAtOnce:
         ledger = at_once
         first = sent(ledger)
         second = ledger.send("g2", after=str(first), unless="replied", delay=THREE_DAYS)
-        locked = erasure.lock_rows
+        locked = parked.lock_rows
 
         def later(connection: Connection, ids: Sequence[UUID]) -> Any:
             with ledger.writing() as other:  # a step of the leader that began before

@@ -22,6 +22,7 @@ from tests.support.ledger import Ledger
 from worker.leading import followers, mailbox_readings
 from worker.leading.followers import Followers
 from worker.leading.mailbox_readings import MailboxReadings
+from worker.telemetry import journal
 
 SETTINGS = Settings.load({"NYLAS_API_KEY": "none"})
 
@@ -45,9 +46,9 @@ class Readings:
 @pytest.fixture
 def bugs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     found: list[Any] = []
-    journal = SimpleNamespace(**{**vars(followers.journal), "bug": lambda where, **ids: found.append(ids)})
-    monkeypatch.setattr(followers, "journal", journal)
-    monkeypatch.setattr(mailbox_readings, "journal", journal)
+    noted = SimpleNamespace(**{**vars(journal), "bug": lambda where, **ids: found.append(ids)})
+    monkeypatch.setattr(followers, "journal", noted)
+    monkeypatch.setattr(mailbox_readings, "journal", noted)
     return found
 
 
