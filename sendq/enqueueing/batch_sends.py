@@ -159,7 +159,7 @@ class Sends:
     def parts(self, links: Callable[[], Links]) -> Iterator[tuple[Part, Planned]]:
         """The messages, `STEP` at a time, with their rows. Once something is wrong with one, the rest is only checked.
 
-        Called again, it continues after the part that was returned last. ``links`` is called if a message has an
+        A second call continues after the part that the first one returned last. ``links`` is called if a message has an
         unsubscribe link.
 
         Raises:

@@ -240,7 +240,7 @@ def _put_off(around: Situation, *, now: Micros) -> Why:
 
 
 def _over_budget(around: Situation) -> Why:
-    """It was put off to the next window of a budget that was used up, which others may use up again before its turn."""
+    """It was put off to a later window of a budget that was used up, which others may use up again before its turn."""
     job = around.job
     # The one whose window ends last has decided; its next window may have begun, with the lane a few seconds later.
     used_up = max((one for one in around.used_up if one.until <= job.next_at), key=lambda one: one.until, default=None)
