@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from typing import Any, TypeGuard, TypeVar, get_args, get_type_hints
 
-from sendq import clock
+from sendq import changes, clock
 from sendq.api.problems import Refused
 from sendq.api.tokens import Token
 from sendq.enqueueing.batch_sends import NewBatch
@@ -186,7 +186,7 @@ def message_of(given: Given, *, files: Sequence[Attachment] = (), mime: Content 
     except InvalidJob as wrong:
         problems += wrong.problems
     if problems or message is None:
-        raise InvalidJob(problems)
+        raise InvalidJob([*problems, *_message_problems(message, None)])
     return message
 
 
@@ -263,8 +263,13 @@ def require_grant(token: Token, grant_id: object) -> None:
         raise Refused("not-allowed", "The token does not cover this grant.")
 
 
-def arguments(given: object, hints: Mapping[str, Any], *, optional: bool = False) -> dict[str, Any]:
-    """Fields that are arguments of a method. Raises `InvalidArgument` for unknown ones."""
+Check = Callable[[dict[str, Any]], object]  # raises `InvalidArgument`
+
+
+def arguments(given: object, hints: Mapping[str, Any], *checks: Check, optional: bool = False) -> dict[str, Any]:
+    """Fields that are arguments of a method. Raises `InvalidArgument` with everything that is wrong: unknown fields,
+    and what the ``checks`` of the method find.
+    """
     if given is None and optional:
         return {}
     try:
@@ -273,9 +278,26 @@ def arguments(given: object, hints: Mapping[str, Any], *, optional: bool = False
         raise InvalidArgument(wrong.problems) from None
     found = fields_given.take_some(hints)
     fields_given.end()
-    if fields_given.problems:
-        raise InvalidArgument(fields_given.problems)
+    problems = fields_given.problems + problems_of(found, *checks)
+    if problems:
+        raise InvalidArgument(problems)
     return found
+
+
+def problems_of(given: dict[str, Any], *checks: Check) -> list[Problem]:
+    """Everything that these checks find."""
+    problems: list[Problem] = []
+    for check in checks:
+        try:
+            check(given)
+        except InvalidArgument as wrong:
+            problems += wrong.problems
+    return problems
+
+
+def check_reason(given: dict[str, Any]) -> None:
+    """Raise `InvalidArgument` for a ``reason`` that cannot be recorded."""
+    changes.author_of(None, given.get("reason"))
 
 
 def query_string(given: Sequence[tuple[str, str]], hints: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
@@ -346,10 +368,13 @@ def _message_maker(
 def _problems(grant_id: object, message: Message | MimeMessage | None, options: Options) -> list[Problem]:
     """What the Python API would find: it is not asked if something cannot be converted."""
     provider = options.provider if isinstance(options.provider, str) else None
-    found = option_problems(grant_id, options, now=clock.now())
+    return option_problems(grant_id, options, now=clock.now()) + _message_problems(message, provider)
+
+
+def _message_problems(message: Message | MimeMessage | None, provider: str | None) -> list[Problem]:
     if isinstance(message, Message):
-        return found + check_message(message, provider=provider, metadata_key="")
-    return found if message is None else found + check_mime(message, provider=provider)
+        return check_message(message, provider=provider, metadata_key="")
+    return [] if message is None else check_mime(message, provider=provider)
 
 
 def _position(problem: Problem) -> int:

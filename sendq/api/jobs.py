@@ -7,7 +7,8 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from sendq.api.decoding import arguments, query_string, read_with, require_grant
+from sendq import changes, clock
+from sendq.api.decoding import arguments, check_reason, query_string, read_with, require_grant
 from sendq.api.operation import Asked, Result, require_visible, shown
 from sendq.enqueueing.arguments import check_priority, check_times, priority_number
 from sendq.enqueueing.expiry import Expiry
@@ -60,7 +61,7 @@ def why(asked: Asked) -> Result:
 
 def cancel(asked: Asked) -> Result:
     """Cancel a job."""
-    given = arguments(asked.given, REASON, optional=True)
+    given = arguments(asked.given, REASON, check_reason, optional=True)
     require_visible(asked, job_id=asked.values["job_id"])
     return Result({"state": asked.queue.cancel(asked.values["job_id"], by=asked.author, **given)})
 
@@ -78,28 +79,34 @@ def jobs(asked: Asked) -> Result:
 
 def reschedule(asked: Asked) -> Result:
     """Change when a job, or a batch's jobs, may begin."""
-    given = asked.given
-    if isinstance(given, dict) and "due_at" not in given:
-        raise InvalidArgument([Problem("due_at", "is missing", "send a time, or null for at once")])
-    return _change(asked, "reschedule", {"due_at": None} | arguments(given, RESCHEDULE))
+
+    def check(given: dict[str, Any]) -> None:
+        if "due_at" not in asked.given:
+            raise InvalidArgument([Problem("due_at", "is missing", "send a time, or null for at once")])
+        changes.reschedule_of(given.get("due_at"), given.get("expires_at"), now=clock.now())
+
+    return _change(asked, "reschedule", {"due_at": None} | arguments(asked.given, RESCHEDULE, check, check_reason))
 
 
 def set_priority(asked: Asked) -> Result:
     """Change the priority of a job, or of a batch's jobs."""
-    given = arguments(asked.given, PRIORITY)
-    if "priority" not in given:
-        raise InvalidArgument([Problem("priority", "is missing", "send high, normal or low")])
-    return _change(asked, "set_priority", given)
+
+    def check(given: dict[str, Any]) -> None:
+        if "priority" not in given:
+            raise InvalidArgument([Problem("priority", "is missing", "send high, normal or low")])
+        changes.priority_of(given["priority"])
+
+    return _change(asked, "set_priority", arguments(asked.given, PRIORITY, check, check_reason))
 
 
 def hold(asked: Asked) -> Result:
     """Keep a job, or a batch's jobs, from beginning."""
-    return _change(asked, "hold", arguments(asked.given, REASON, optional=True))
+    return _change(asked, "hold", arguments(asked.given, REASON, check_reason, optional=True))
 
 
 def release(asked: Asked) -> Result:
     """End a hold of a job or batch."""
-    return _change(asked, "release", arguments(asked.given, REASON, optional=True))
+    return _change(asked, "release", arguments(asked.given, REASON, check_reason, optional=True))
 
 
 def grant(asked: Asked) -> Result:

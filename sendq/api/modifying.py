@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from sendq.api.decoding import KEYS_DIFFER, Given, arguments, bulk_options, query_of, require_grant
+from sendq import changes
+from sendq.api.decoding import KEYS_DIFFER, Given, arguments, bulk_options, check_reason, query_of, require_grant
 from sendq.api.operation import Asked, Result, require_visible
 from sendq.api.sending import conflicting, made
 from sendq.errors import InvalidArgument, InvalidJob, KeyConflict, Problem
@@ -41,19 +42,31 @@ def undo(asked: Asked) -> Result:
     """Undo a batch of modifications that kept what it changed."""
     batch_id = asked.values["batch_id"]
     require_visible(asked, batch_id=batch_id)
-    given = arguments(asked.given, UNDO, optional=True)
+    given = arguments(asked.given, UNDO, *_UNDO_CHECKS, check_reason, optional=True)
     key = given.pop("key", None)
     if asked.key is not None:
         if key not in (None, asked.key):
             raise InvalidArgument([KEYS_DIFFER])
         key = asked.key
+        _check_key({"key": key})
     try:
         return made(asked, asked.queue.undo(batch_id, undo_key=key, by=asked.author, **given))
     except KeyConflict as conflict:
         raise conflicting(asked, conflict) from None
+
+
+def _check_key(given: dict[str, Any]) -> None:
+    try:
+        changes.undo_key_of(given.get("key"))
     except InvalidArgument as wrong:
-        named = [replace(one, field="key") if one.field == "undo_key" else one for one in wrong.problems]
-        raise InvalidArgument(named) from None
+        raise InvalidArgument([replace(one, field="key") for one in wrong.problems]) from None
+
+
+_UNDO_CHECKS = (
+    _check_key,
+    lambda given: changes.priority_of(given.get("priority", Priority.NORMAL)),
+    lambda given: changes.target_of(given.get("on_outcome")),
+)
 
 
 def _enqueue(asked: Asked, changes: dict[str, Any], more: dict[str, Any], with_query: frozenset[str]) -> Result:

@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sendq.api.decoding import Given, arguments, batch_of, message_of, option_hints, send_of, sends_of, shortened
+from sendq.api.decoding import (
+    Given,
+    arguments,
+    batch_of,
+    check_reason,
+    message_of,
+    option_hints,
+    problems_of,
+    send_of,
+    sends_of,
+    shortened,
+)
 from sendq.api.operation import NO_HINTS, Asked, Result, may_see, require_visible, shown
 from sendq.api.problems import KEY_CONFLICT, Refused
+from sendq.changes import check_content
 from sendq.enqueueing.options import Send
 from sendq.errors import InvalidJob, KeyConflict, NotFound, Problem
 from sendq.rules.suppression import Suppressed
@@ -38,6 +50,7 @@ def replace_message(asked: Asked) -> Result:
     files, mime = (form.files, form.mime) if form is not None else ((), None)
     given = Given.of(asked.given)
     options = given.take_some(REPLACE)
+    given.problems += problems_of(options, check_reason, lambda found: check_content(found.get("content")))
     message = message_of(given, files=files, mime=mime)
     job = asked.queue.replace(job_id, message, by=asked.author, **options)
     return Result(shown(job))
@@ -90,7 +103,7 @@ def close_batch(asked: Asked) -> Result:
 
 def cancel_batch(asked: Asked) -> Result:
     """Cancel a batch."""
-    given = arguments(asked.given, CANCEL, optional=True)
+    given = arguments(asked.given, CANCEL, check_reason, optional=True)
     require_visible(asked, batch_id=asked.values["batch_id"])
     asked.queue.cancel_batch(asked.values["batch_id"], by=asked.author, grants=asked.grants, **given)
     return Result(shown(asked.queue.batch(asked.values["batch_id"])))

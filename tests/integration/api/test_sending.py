@@ -317,7 +317,7 @@ class TestJobs:
         events = [(row.job_id, row.batch_id, row.kind, row.by, row.reason) for row in kept.rows(schema.event)]
         told_of = [(UUID(job.rpartition("/")[2]), None), (None, UUID(batch.rpartition("/")[2]))]
         assert events == [(*which, "cancel", "api:shop", "a mistake") for which in told_of]
-        assert fields_of(client.post(f"{job}/cancel", {"reason": "", "by": "anna"})) == ["by"]
+        assert fields_of(client.post(f"{job}/cancel", {"reason": "", "by": "anna"})) == ["by", "reason"]
         assert fields_of(client.post(f"{job}/cancel", {"reason": ""})) == ["reason"]
 
     def test_get_another_message_while_they_wait(self, client: Client, kept: Ledger) -> None:
@@ -332,7 +332,10 @@ class TestJobs:
         )
         assert client.request("POST", f"{url}/replace", body, **FORM).status == 200
         assert enqueued(kept.queue)[0].attachments == ("a",)
-        assert fields_of(client.post(f"{url}/replace", {"message": {"to": ["x"]}, "key": "k"})) == ["key"]
+        assert fields_of(client.post(f"{url}/replace", {"message": {"to": ["x"]}, "key": "k"})) == [
+            "key",
+            "to[0].email",
+        ]
         assert fields_of(client.post(f"{url}/replace", {"message": {"to": ["x"]}})) == ["to[0].email"]
         assert fields_of(client.post(f"{url}/replace", {})) == ["message"]
         kept.queue.suppress("nyah@example.com")
@@ -343,6 +346,30 @@ class TestJobs:
             client.post(f"/v1/batches/{modified}/close"),
         ):
             assert (refused.status, told(refused)["detail"]) == (422, "Nothing was changed.")
+
+    def test_name_every_problem_of_a_change(self, client: Client) -> None:
+        job = client.post("/v1/send", SEND).headers["location"]
+        batch = client.post("/v1/batches", {"sends": [SEND]}).headers["location"]
+        more = {"reason": "", "foo": 1}
+        for path, given, fields in (
+            ("reschedule", {"due_at": "x", "expires_at": "2000-01-01T00:00:00Z"}, ["due_at", "expires_at"]),
+            ("reschedule", {}, ["due_at"]),
+            ("priority", {"priority": "x"}, ["priority"]),
+            ("priority", {}, ["priority"]),
+            ("hold", {}, []),
+            ("release", {}, []),
+            ("cancel", {}, []),
+        ):
+            for url in (job, batch):
+                answer = client.post(f"{url}/{path}", given | more)
+                assert sorted(fields_of(answer)) == sorted([*fields, "foo", "reason"]), (url, path)
+        answer = client.post(f"{job}/replace", {"message": {"to": ["x"]}, "content": -1} | more)
+        assert sorted(fields_of(answer)) == ["content", "foo", "reason", "to[0].email"]
+        undo = {"priority": "x", "on_outcome": "", "key": ""}
+        assert sorted(fields_of(client.post(f"{batch}/undo", undo | more))) == [
+            "foo", "key", "on_outcome", "priority", "reason",
+        ]  # fmt: skip
+        assert fields_of(client.post(f"{batch}/undo", idempotency_key="k" * 300)) == ["key"]
 
     def test_is_refused_if_it_was_replaced_since_it_was_read(self, client: Client) -> None:
         url = client.post("/v1/send", SEND).headers["location"]
