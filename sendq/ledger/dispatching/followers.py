@@ -425,6 +425,10 @@ class _Step:
         replies = [row for row in self._releases if row.replies]
         if replies:
             self._fill_in(replies)
+        for row in [row for row in self._releases if self._jobs[row.job_id].application is None]:
+            # Its lane is created by the wake row of its enqueue, which names no time: it would overlook the release.
+            self._releases.remove(row)
+            self.set(row, check_at=self._now + SECOND)
         if not self._releases:
             return
         connection, now = self._connection, self._now
@@ -450,9 +454,8 @@ class _Step:
             stage = Stage.DONE if row.unless is None else Stage.RELEASED
             columns = {"stage": stage.value, "check_at": None if row.unless is None else now + REREAD}
             self.set(row, **columns, released_at=row.released_at or now, checks=0, trouble=None)
-        known = [job for job in free if job.application is not None]
-        if known:
-            append_wakes(connection, wakes_of(known, starts), at=now)
+        if free:
+            append_wakes(connection, wakes_of(free, starts), at=now)
 
     def _expire_later(self) -> list[dict[str, Any]]:
         """New default expiries of released jobs whose grant got a window after their time was set."""

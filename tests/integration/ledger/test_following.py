@@ -114,6 +114,15 @@ class TestAFollower:
         assert carry_out(ledger) == [second]
         assert lead(ledger).released == 0
 
+    def test_begins_at_once_though_its_lane_did_not_exist_when_the_other_was_sent(self, ledger: Ledger) -> None:
+        first = sent(ledger)
+        second = ledger.send("g2", after=str(first))
+        lead(ledger)  # before the dispatcher has seen the new lane
+        assert carry_out(ledger) == []
+        ledger.clock.advance(1)
+        lead(ledger)
+        assert carry_out(ledger) == [second]
+
     def test_waits_for_its_delay_and_its_due_time(self, ledger: Ledger) -> None:
         first = ledger.send()
         second = ledger.send(after=str(first), delay=THREE_DAYS)
@@ -442,6 +451,7 @@ class TestAReply:
         first, second = ledger.send(), None
         second = ledger.send(reply_to=str(first))
         ledger.set_job(first, state="sent", finished_at=ledger.clock(), message_id="m1")
+        ledger.absorb()
         lead(ledger)  # without the key
         assert (ledger.job(second).next_at, after_row(ledger, second).trouble) == (HELD, "not_encrypted") or after_row(
             ledger, second
