@@ -252,7 +252,7 @@ class Machine(RuleBasedStateMachine):
         assert set(states.values()) <= FINAL, states
         assert {job for job, state in states.items() if state is State.SENT} == set(self.mail)
         lead(self.ledger)
-        self.ledger.clock.advance(120)
+        self.ledger.clock.advance(followers.REREAD_MOST / SECOND)
         lead(self.ledger)
         assert {row.stage for row in self.ledger.rows(schema.after)} <= {"done"}
 
