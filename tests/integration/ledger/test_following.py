@@ -450,7 +450,7 @@ class TestAReply:
         ledger.queue = SendQueue(ledger.engine, now=ledger.clock, vault=vault)
         first, second = ledger.send(), None
         second = ledger.send(reply_to=str(first))
-        ledger.set_job(first, state="sent", finished_at=ledger.clock(), message_id="m1")
+        ledger.set_job(first, state="sent", finished_at=ledger.clock(), message_id="id-of-the-first")
         ledger.absorb()
         lead(ledger)  # without the key
         assert (ledger.job(second).next_at, after_row(ledger, second).trouble) == (HELD, "not_encrypted") or after_row(
@@ -458,7 +458,7 @@ class TestAReply:
         ).trouble == "encryption_key_missing"
         ledger.clock.advance(31)
         assert lead(ledger, vault=vault).released == 1
-        assert b"m1" not in self.body(ledger, second)
+        assert b"id-of-the-first" not in self.body(ledger, second)
         ledger.absorb()
         from sendq.ledger.dispatching.loading import first_jobs
 
@@ -467,7 +467,7 @@ class TestAReply:
             jobs = first_jobs(connection, {lane.id: lane}, now=ledger.clock(), jobs_each=5)
             opened = open_at_once(connection, {lane.id: lane}, {lane.id: jobs}, vault)
         assert opened is not None
-        assert json.loads(opened[lane.id][0].body)["reply_to_message_id"] == "m1"
+        assert json.loads(opened[lane.id][0].body)["reply_to_message_id"] == "id-of-the-first"
 
     def test_that_was_altered_is_given_up(self, ledger: Ledger) -> None:
         vault = Vault.parse(new_key("k1"))

@@ -33,8 +33,8 @@ from tests.support.ledger import Ledger, end, outcome
 _LARGE = "job lane payload attempt wake batch batch_change key job_tag piece chunk"
 LARGE = {f"sendq_{name}" for name in _LARGE.split()}
 
-# The jobs of one message are few, and are sorted.
-OF_ONE_MESSAGE = {"sendq_job_object_idx", "sendq_job_message_idx"}
+# What is found by these may be sorted: the jobs of one message, and the lanes that are held.
+SORTED = {"sendq_job_object_idx", "sendq_job_message_idx", "sendq_lane_held_idx"}
 
 # Indexes that may be read whole: of the turns that are open now; and those of what a loop of the leader looks after, of
 # which the first row is enough.
@@ -237,7 +237,7 @@ def wrong_plans(connection: Connection, *, of_at_least: int, scans: int) -> list
             kind, table = node["Node Type"], node.get("Relation Name")
             below = [one for one in nodes(node) if kind == "Limit"]
             sorted_first = any(one["Node Type"].endswith("Sort") for one in below) and not any(
-                one.get("Index Name") in OF_ONE_MESSAGE for one in below
+                one.get("Index Name") in SORTED for one in below
             )
             if kind in ("Hash Join", "Merge Join", "Bitmap Heap Scan") or sorted_first:
                 wrong.append((kind, statement))
