@@ -418,9 +418,9 @@ def test_nobody_changes_a_jobs_state_behind_the_back_of_those_who_are_told() -> 
 
     Jobs that cannot be decrypted (`sealed.py`) or that wait behind another (`loading.py`) are postponed, and those that
     a clock which was ahead has put off (`set_back.py`) are brought back: only their time changes. So it is with jobs of
-    a held tag (`tag_holds.py`), outside of their window (`windows.py`), over a budget (`budgets.py`) or that wait for
-    another job (`followers.py`, `parked.py`), and with what a caller changes in one that waits (`waiting_jobs.py`). A
-    repair (`recover.py`) keeps the keys that a worker has moved on.
+    a held tag (`tag_holds.py`), outside of their window (`windows.py`), over a budget (`budgets.py`, `budget_room.py`)
+    or that wait for another job (`followers.py`, `parked.py`), and with what a caller changes in one that waits
+    (`waiting_jobs.py`). A repair (`recover.py`) keeps the keys that a worker has moved on.
     """
     from pathlib import Path
 
@@ -432,7 +432,7 @@ def test_nobody_changes_a_jobs_state_behind_the_back_of_those_who_are_told() -> 
         or "update_rows(connection, schema.job" in source
     }
     only_times = {"loading.py", "sealed.py", "set_back.py", "waiting_jobs.py"}
-    only_times |= {"tag_holds.py", "windows.py", "budgets.py", "followers.py", "parked.py"}
+    only_times |= {"tag_holds.py", "windows.py", "budgets.py", "budget_room.py", "followers.py", "parked.py"}
     assert writers == {"jobs.py", "turns.py", "recover.py"} | only_times
 
 
