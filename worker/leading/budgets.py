@@ -4,11 +4,14 @@ forward the sends that need not wait for one any more.
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from sqlalchemy import Engine
 
 from sendq import clock
+from sendq.ledger.db.bulk import chunks
 from sendq.ledger.db.engine import reading, writing
-from sendq.ledger.dispatching.budget_room import Room, bring_forward, forget, room
+from sendq.ledger.dispatching.budget_room import Place, Room, bring_forward, choose, forget, room
 from sendq.ledger.dispatching.budgets import STEP, announce
 from sendq.rules.budgets import Budgets
 from sendq.rules.rule_ids import OVER_BUDGET
@@ -37,7 +40,7 @@ class BudgetWatch(LeaderLoop):
         """One round."""
         if self._at_first:
             with writing(self._ledger) as connection:
-                forget(connection, self._budgets)
+                forget(connection, self._budgets, now=self._now())
         elif not self._budgets:
             return
         self._announce()
@@ -56,8 +59,16 @@ class BudgetWatch(LeaderLoop):
 
     def _bring_forward(self, found: Room) -> bool:
         """Whether it has come to the end."""
-        done = STEP
-        while done == STEP and self.may_act and not self._stopping.is_set():
-            with writing(self._ledger) as connection:
-                done = bring_forward(connection, self._budgets, found.of, now=self._now())
-        return done < STEP
+        place: Place | None = (self._now(), UUID(int=0))
+        while place is not None:
+            with reading(self._ledger) as connection:
+                chosen, place = choose(connection, self._budgets, found.of, after=place, now=self._now())
+            # Many may wait that cannot begin: what writes keeps the ledger only for those that can.
+            for some in chunks(chosen, STEP):
+                if not self.may_act or self._stopping.is_set():
+                    return False
+                with writing(self._ledger) as connection:
+                    bring_forward(connection, some, now=self._now())
+            if not self.may_act or self._stopping.is_set():
+                return False
+        return True

@@ -6,6 +6,7 @@ or removed, or if some of the others are cancelled.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -14,15 +15,17 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, delete, literal_c
 from sendq.clock import SECOND, Micros
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
-from sendq.ledger.dispatching.budgets import STEP
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import lock_jobs
 from sendq.rules.budgets import Budget, Budgets, Name, spread_of, use_of
 from sendq.rules.rule_ids import OVER_BUDGET
 from sendq.rules.states import State
 
-# Sends that are looked at in one query.
+# Sends that are looked at in one query, without a lock.
 PAGE = 5_000
+
+# The start and the id of the send after which to look.
+Place = tuple[Micros, UUID]
 
 # Once a window has begun, and its lanes with it, after so long: those that begin in it have been counted.
 _COUNTED_AFTER = 2 * SECOND
@@ -57,48 +60,53 @@ def room(connection: Connection, budgets: Budgets, *, now: Micros) -> Room:
     return Room(left, frozenset(marks))
 
 
-def forget(connection: Connection, budgets: Budgets) -> None:
-    """Delete what was used of budgets that there are no more."""
+def forget(connection: Connection, budgets: Budgets, *, now: Micros) -> None:
+    """Delete what was used of budgets that there are no more, once their windows are over: workers with other settings
+    may still count in the current one.
+    """
     known = {budget.name for budget in budgets.all}
-    names = connection.execute(select(_budget.application, _budget.tag, _budget.per)).all()
+    over = _budget.window_at + _budget.per <= now
+    names = connection.execute(select(_budget.application, _budget.tag, _budget.per).where(over)).all()
     for name in sorted(tuple(row) for row in names):  # the order in which they are locked everywhere
         if name not in known:
             application, tag, per = name
             this = (_budget.application == application, _budget.tag == tag, _budget.per == per)
-            connection.execute(delete(schema.budget).where(*this))
+            connection.execute(delete(schema.budget).where(*this, over))
 
 
-def bring_forward(connection: Connection, budgets: Budgets, left: dict[Budget, int], *, now: Micros) -> int:
-    """Bring forward some of the sends that wait for a budget that has room or does not exist; returns how many, less
-    than `STEP`: there are no more. ``left`` counts down.
+def choose(
+    connection: Connection, budgets: Budgets, left: dict[Budget, int], *, after: Place, now: Micros
+) -> tuple[list[Row[Any]], Place | None]:
+    """Those of the next `PAGE` sends that wait for a budget which may begin now: each of their budgets has room, or
+    does not exist any more. ``left`` counts down.
+
+    Also returns where to continue; None: there are no more.
     """
-    chosen: dict[UUID, Row[Any]] = {}
-    after: tuple[Micros, UUID] = (now, UUID(int=0))
-    more = True
-    while more and len(chosen) < STEP:
-        page = connection.execute(_waiting(after, now=now)).all()
-        more = len(page) == PAGE
-        for row in page:
-            mine = budgets.of(row.application, row)
-            if len(chosen) < STEP and all(left[one] > 0 for one in mine):
-                chosen[row.id] = row
-                left |= {one: left[one] - 1 for one in mine}
-        if page:
-            after = page[-1].next_at, page[-1].id
-    there = lock_jobs(connection, list(chosen))
+    page = connection.execute(_waiting(after, now=now)).all()
+    chosen = []
+    for row in page:
+        mine = budgets.of(row.application, row)
+        if all(left[one] > 0 for one in mine):
+            chosen.append(row)
+            left |= {one: left[one] - 1 for one in mine}
+    return chosen, (page[-1].next_at, page[-1].id) if len(page) == PAGE else None
+
+
+def bring_forward(connection: Connection, chosen: Sequence[Row[Any]], *, now: Micros) -> None:
+    """Have these sends begin now, as far as they still wait as they were read (at most `STEP`)."""
+    there = lock_jobs(connection, [row.id for row in chosen])
     rows = [
         row
-        for job_id, row in chosen.items()
-        if (job := there.get(job_id)) is not None and job.state == State.QUEUED and job.next_at == row.next_at
+        for row in chosen
+        if (job := there.get(row.id)) is not None and job.state == State.QUEUED and job.next_at == row.next_at
     ]
     starts = {row.id: now + position for position, row in enumerate(rows)}
     update_rows(connection, schema.job, [{"id": row.id, "next_at": starts[row.id]} for row in rows])
     if rows:
         append_wakes(connection, wakes_of(rows, starts), at=now)
-    return len(chosen)
 
 
-def _waiting(after: tuple[Micros, UUID], *, now: Micros) -> Select[Any]:
+def _waiting(after: Place, *, now: Micros) -> Select[Any]:
     """The next sends that wait for a budget, in the order of their times; not those that a person or program gave
     another time since.
     """

@@ -382,11 +382,13 @@ class TestWhoAsks:
         three.queue.reschedule(str(changed), due_at=moment(three.clock() + 2 * HOUR))
         with_leader(three, *others)
         assert three.queue.why(str(changed)).reason == "not_due"
-        assert three.queue.grant("g1").eta is not None
-        assert three.rows(schema.budget) == []
         begin_all(three)
         assert {three.state(job) for job in jobs} == {State.SENT}
         assert three.state(changed) is State.QUEUED
+        three.clock.at += HOUR
+        with_leader(three, *others)
+        assert three.rows(schema.budget) == []
+        assert three.queue.grant("g1").eta is not None
 
     def test_sees_a_count_begin_again_with_another_unit(self, three: Ledger) -> None:
         for _ in range(9):
@@ -394,7 +396,17 @@ class TestWhoAsks:
         begin_all(three)
         with_leader(three, Budget("default", "", 4, MINUTE))
         assert len(begin_all(three)) == 4
-        assert [row.per for row in three.rows(schema.budget)] == [MINUTE]
+        assert {row.per for row in three.rows(schema.budget)} == {MINUTE, HOUR}
+
+    def test_keeps_its_count_while_there_are_leaders_with_other_settings(self, three: Ledger) -> None:
+        ours = three.budgets
+        jobs = [three.send() for _ in range(9)]
+        assert len(begin_all(three)) == 3
+        for _ in range(3):
+            with_leader(three, Budget("default", "", 3, MINUTE))
+            three.budgets = ours
+            assert begin_all(three) == set()
+        assert sum(three.state(job) is State.SENT for job in jobs) == 3
 
     def test_sees_others_go_on_when_those_are_cancelled_that_waited_for_the_window(self, three: Ledger) -> None:
         jobs = [three.send() for _ in range(12)]
