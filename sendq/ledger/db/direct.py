@@ -41,6 +41,10 @@ KEEPING_PLANS = (
     b" SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off"
 )
 
+# The server ends a transaction, and its locks, if nothing comes for so long: of a process that is frozen (SIGSTOP, a
+# suspended host) while its connection lives on. Others can then take back its turns in the time that they promise.
+ENDING_FROZEN = b"SET idle_in_transaction_session_timeout = '8s'"
+
 # Statements that a connection remembers, prepared or executed once; then it begins again. A worker has some hundred.
 PREPARED_MOST = 300
 
@@ -75,7 +79,7 @@ class DirectConnection(Connection[tuple[Any, ...]]):
         answer = self.pgconn.exec_(b"SELECT pg_backend_pid()")
         if answer.status != ExecStatus.TUPLES_OK or answer.get_value(0, 0) != b"%d" % self.pgconn.backend_pid:
             return False
-        if self.pgconn.exec_(KEEPING_PLANS).status != ExecStatus.COMMAND_OK:
+        if self.pgconn.exec_(b"; ".join((KEEPING_PLANS, ENDING_FROZEN))).status != ExecStatus.COMMAND_OK:
             return False
         self._kept = {}
         return True

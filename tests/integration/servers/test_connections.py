@@ -162,6 +162,23 @@ class TestAConnectionThatKeepsPlans:
                     assert constant.rows(connection, statement, {"n": 7})[0][1] == 7
         assert 0 < len(prepared(keeping)) <= 3
 
+    def test_leaves_no_lock_behind_when_its_process_is_frozen(
+        self, pg_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(direct, "ENDING_FROZEN", b"SET idle_in_transaction_session_timeout = '300ms'")
+        take = text("SELECT pg_advisory_xact_lock(7)")
+        frozen, other = open_busy_engine(pg_url, keeps_plans=True), open_busy_engine(pg_url)
+        try:
+            with frozen.connect() as connection:
+                constant.rows(connection, take, {})
+                with writing(other) as waiting:
+                    constant.rows(waiting, take, {})
+                with pytest.raises(exc.DBAPIError, match="idle-in-transaction"):
+                    constant.rows(connection, take, {})
+        finally:
+            frozen.dispose()
+            other.dispose()
+
     def test_goes_on_when_a_migration_adds_a_column_or_an_index(self, keeping: Engine, pg_url: str) -> None:
         session = asked(keeping)
         for change in ("ADD COLUMN color text", "ADD UNIQUE (weight)", "DROP COLUMN color"):
