@@ -70,19 +70,20 @@ class DirectConnection(Connection[tuple[Any, ...]]):
     _kept_so_far = 0  # for the next name
     _is_utf8: bool | None = None  # whether it sends texts as UTF-8
 
-    def keep_plans(self) -> bool:
-        """Prepare frequent statements from now on, if PostgreSQL itself is at the other end; call it at once.
+    def set_up(self, *, keeps_plans: bool) -> None:
+        """Make the settings of a worker's session, if PostgreSQL itself is at the other end; call it at once.
+        ``keeps_plans``: prepare frequent statements from now on.
 
-        Behind a pooler, the next transaction may be another session's, which knows nothing of what was prepared in this
-        one. The process that answered the connection's start is then the pooler's own, or has an invented number.
+        Behind a pooler, the next transaction may be another session's, which has other settings and knows nothing of
+        what was prepared in this one. The process that answered the connection's start is then the pooler's own, or has
+        an invented number.
         """
         answer = self.pgconn.exec_(b"SELECT pg_backend_pid()")
         if answer.status != ExecStatus.TUPLES_OK or answer.get_value(0, 0) != b"%d" % self.pgconn.backend_pid:
-            return False
-        if self.pgconn.exec_(b"; ".join((KEEPING_PLANS, ENDING_FROZEN))).status != ExecStatus.COMMAND_OK:
-            return False
-        self._kept = {}
-        return True
+            return
+        settings = (ENDING_FROZEN, KEEPING_PLANS) if keeps_plans else (ENDING_FROZEN,)
+        if self.pgconn.exec_(b"; ".join(settings)).status == ExecStatus.COMMAND_OK and keeps_plans:
+            self._kept = {}
 
     def direct_rows(self, text: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Execute a statement with parameters of the form ``%(name)s``; returns all of its rows.

@@ -98,8 +98,7 @@ def open_busy_engine(
         @event.listens_for(engine, "do_connect")
         def connect(_dialect: Any, _record: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
             connection = DirectConnection.connect(*arguments, **named)
-            if keeps_plans and not forgets.is_set():
-                connection.keep_plans()
+            connection.set_up(keeps_plans=keeps_plans and not forgets.is_set())
             return connection
 
         @event.listens_for(engine, "handle_error")

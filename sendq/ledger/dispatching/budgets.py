@@ -123,7 +123,6 @@ def reserve(
     needed = {one.name: one for _, mine in wanted for one in mine} | {one.name: one for one in over}
     if not needed:
         return set()
-    _end_if_frozen(connection)
     before = _lock(connection, needed)
     uses = {name: _use(one, before[name], now=now) for name, one in needed.items()}
     for one in over:
@@ -141,18 +140,6 @@ def reserve(
     for name, use in uses.items():
         _store(connection, before[name], use)
     return refused
-
-
-def _end_if_frozen(connection: Connection) -> None:
-    """Let the server end this transaction if its process stops before the commit, though its connection lives on (a
-    suspended host): until then no other worker could begin a send that the same budgets count.
-    """
-    if connection.dialect.name == "postgresql":
-        connection.execute(_FROZEN_AFTER)
-
-
-# Milliseconds without a statement: a busy process may need some, and others wait for as long. Until the commit only.
-_FROZEN_AFTER = text("SELECT set_config('idle_in_transaction_session_timeout', '5000', true)")
 
 
 def _lock(connection: Connection, needed: Mapping[Name, Budget]) -> dict[Name, Row[Any]]:

@@ -162,12 +162,13 @@ class TestAConnectionThatKeepsPlans:
                     assert constant.rows(connection, statement, {"n": 7})[0][1] == 7
         assert 0 < len(prepared(keeping)) <= 3
 
+    @pytest.mark.parametrize("keeps_plans", [True, False])
     def test_leaves_no_lock_behind_when_its_process_is_frozen(
-        self, pg_url: str, monkeypatch: pytest.MonkeyPatch
+        self, pg_url: str, monkeypatch: pytest.MonkeyPatch, keeps_plans: bool
     ) -> None:
         monkeypatch.setattr(direct, "ENDING_FROZEN", b"SET idle_in_transaction_session_timeout = '300ms'")
         take = text("SELECT pg_advisory_xact_lock(7)")
-        frozen, other = open_busy_engine(pg_url, keeps_plans=True), open_busy_engine(pg_url)
+        frozen, other = open_busy_engine(pg_url, keeps_plans=keeps_plans), open_busy_engine(pg_url)
         try:
             with frozen.connect() as connection:
                 constant.rows(connection, take, {})
