@@ -100,6 +100,7 @@ class Followers(LeaderLoop):
         while more and self.may_act:
             with reading(self._ledger) as connection:
                 ids = followers.movable(connection, now=self._now(), limit=followers.STEP)
+            ids = [job_id for job_id in ids if job_id not in self._skipped]
             more = len(ids) == followers.STEP
 
             def move(connection: Connection, some: Sequence[UUID], *, now: Micros, vault: Vault) -> list[Ended]:
@@ -128,11 +129,20 @@ class Followers(LeaderLoop):
                 return self._step(ids[:middle], act) + self._step(ids[middle:], act)
             journal.bug("followers", job=str(ids[0]))
             self._skipped[ids[0]] = self._monotonic() + AFTER_BUG_S
-            with writing(self._ledger) as connection:
-                followers.put_off(connection, ids[0], until=self._now() + clock.seconds(AFTER_BUG_S))
+            self._put_off(ids[0])
             return []
         self._note(ended)
         return ended
+
+    def _put_off(self, job_id: UUID) -> None:
+        """Have the ledger name a follower only later, so that it takes no place among those to move on."""
+        try:
+            with writing(self._ledger) as connection:
+                followers.put_off(connection, job_id, until=self._now() + clock.seconds(AFTER_BUG_S))
+        except OF_THE_LEDGER:
+            raise
+        except Exception:
+            journal.bug("followers", job=str(job_id))
 
     def _begin_reading(self) -> None:
         room = self._readings.room

@@ -306,7 +306,8 @@ class _Step:
         if job.state != State.QUEUED or must_be_repeated(job.operation, job.doubt_at):
             # On the wire, in doubt, or to be repeated; it may return without having been sent.
             if row.stage != Stage.WAITING:
-                self.set(row, check_at=self._look_again_at(row))
+                stands = send_stands(row, row.other_state, row.sent_at)
+                self.set(row, check_at=self._look_again_at(row) if stands else self._now + SECOND)
             return True
         return False
 
@@ -386,7 +387,9 @@ class _Step:
         if row.bounced_at is not None:  # an earlier send of that job did
             self.set(row, bounced_at=None)
         begins = max(row.start_at, self._jobs[row.job_id].due_at)
-        if row.stage == Stage.RELEASED and (read or not is_to_be_read(row)):
+        if row.stage == Stage.RELEASED and row.unless is None:
+            self.set(row, stage=Stage.DONE.value, check_at=None)
+        elif row.stage == Stage.RELEASED and (read or not is_to_be_read(row)):
             self.set(row, check_at=self._look_again_at(row), checks=0, trouble=None)
         elif row.stage == Stage.RELEASED:  # its lane is held
             self.put_off(row)

@@ -17,10 +17,11 @@ from sendq.ledger.db.bulk import update_rows
 from sendq.rules.after import Stage
 from sendq.rules.expiry import EXPIRY, first_chance
 from sendq.rules.rule_ids import AFTER, NEEDS_APPROVAL
-from sendq.rules.states import State
+from sendq.rules.states import FINAL, State
 from sendq.rules.waiting_job import HELD, approve_by_of, waits_for_approval
 
 _after = schema.after.c
+_ENDED = tuple(sorted(state.value for state in FINAL))
 
 
 def park_again(connection: Connection, starts: Mapping[UUID, Micros], *, even_late: bool = False) -> set[UUID]:
@@ -63,14 +64,25 @@ def park_again(connection: Connection, starts: Mapping[UUID, Micros], *, even_la
 
 
 def released_followers(connection: Connection, jobs: Collection[UUID]) -> dict[UUID, UUID]:
-    """Waiting jobs that count on an earlier send of one of these jobs, each with that job."""
+    """Jobs that count on an earlier send of one of these jobs and have not ended, each with that job."""
     job = schema.job.c
     query = (
         select(_after.job_id, _after.after_id)
         .join(schema.job, job.id == _after.job_id)
-        .where(_after.after_id.in_(list(jobs)), _after.start_at.is_not(None), job.state == State.QUEUED.value)
+        .where(_after.after_id.in_(list(jobs)), _after.start_at.is_not(None), job.state.not_in(_ENDED))
     )
     return {row.job_id: row.after_id for row in connection.execute(query)} if jobs else {}
+
+
+def look_at_soon(connection: Connection, ids: Collection[UUID], *, now: Micros) -> None:
+    """Look at these locked followers, which are on the wire or may have been sent, until that is known: one that comes
+    back without having been sent must not begin as it is.
+    """
+    marks = [
+        {"job_id": row.job_id, "stage": (Stage.RELEASED if row.stage == Stage.DONE else row.stage), "check_at": now}
+        for row in lock_rows(connection, ids)
+    ]
+    update_rows(connection, schema.after, marks, key="job_id")
 
 
 def send_stands(row: Row[Any], state: str | None, finished_at: Micros | None) -> bool:

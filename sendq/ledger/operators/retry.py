@@ -23,7 +23,7 @@ from sendq.ledger import events
 from sendq.ledger.batches import reopen
 from sendq.ledger.db import schema
 from sendq.ledger.delivery_status import known_as_sent
-from sendq.ledger.dispatching.parked import park_again, released_followers
+from sendq.ledger.dispatching.parked import look_at_soon, park_again, released_followers
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import lock_jobs, store_changes
 from sendq.ledger.reading.filters import EVERY_JOB, JobFilter
@@ -124,9 +124,10 @@ def retry(
     store_changes(connection, [(still[row.id], _retried(row, starts[row.id])) for row in rows], now=now)
     events.append_all(connection, [_event(row, by=by, reason=reason, act=act, now=now) for row in rows])
     # What counts on an earlier send of these, which was reported as never sent, waits for the new one.
-    waiting = {job_id for job_id, job in still.items() if job.state == State.QUEUED and job.doubt_at is None}
-    again = {job_id: first_at for job_id, other in behind.items() if other in starts and job_id in waiting}
-    parked = park_again(connection, again | starts, even_late=True)
+    follow = {job_id for job_id, other in behind.items() if other in starts and job_id in still}
+    waiting = {id_ for id_ in follow if still[id_].state == State.QUEUED and still[id_].doubt_at is None}
+    look_at_soon(connection, follow - waiting, now=now)
+    parked = park_again(connection, dict.fromkeys(waiting, first_at) | starts, even_late=True)
     wakes = wakes_of([row for row in rows if row.id not in parked], starts)
     if wakes:
         append_wakes(connection, wakes, at=first_at)

@@ -12,6 +12,7 @@ from sqlalchemy import select, update
 
 from sendq import NEVER, State, Window
 from sendq.clock import SECOND, moment
+from sendq.facts.turns import Claimed
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching.threads import threads_to_read
 from sendq.ledger.operators import retry
@@ -22,7 +23,7 @@ from sendq.rules.waiting_job import HELD
 from tests.integration.ledger.test_following import DAY, THREE_DAYS, after_row, sent
 from tests.integration.ledger.test_following_news import report, waits_for_its_window
 from tests.support.following import carry_out, lead, message_of
-from tests.support.ledger import MESSAGE, Ledger
+from tests.support.ledger import MESSAGE, Ledger, end, outcome
 
 # What is parametrized with these is alike, so the rest is for the long run.
 _long = pytest.mark.long
@@ -116,6 +117,43 @@ class TestWhatFollowsAJobThatIsSentAgain:
         assert ledger.job(second).generation > before
         ledger.clock.advance(10.5 * 3600)
         assert carry_out(ledger) == [second]
+
+    @pytest.mark.parametrize("unless", CONDITIONS, ids=str)
+    def test_comes_back_from_the_wire_to_wait_for_the_last_send(self, ledger: Ledger, unless: Any) -> None:
+        first, second, claimed = self.on_the_wire(ledger, unless)
+        fails(ledger, first)
+        retried(ledger, first)
+        lead(ledger)
+        assert ledger.state(second) is State.SENDING
+        later = outcome(claimed, claimed.jobs[0], Event.RETURN, next_at=ledger.clock() + 60 * SECOND)
+        ledger.record(later, ends=[end(claimed)])
+        ledger.clock.advance(2)
+        lead(ledger)
+        assert (ledger.job(second).next_at, after_row(ledger, second).stage) == (HELD, "waiting")
+        assert carry_out(ledger, message_id="the second") == [first]
+        lead(ledger)
+        assert carry_out(ledger) == [second]
+        assert body(ledger, second)["reply_to_message_id"] == "the second"
+
+    def test_is_looked_at_no_more_once_it_was_sent(self, ledger: Ledger) -> None:
+        first, second, claimed = self.on_the_wire(ledger, None)
+        fails(ledger, first)
+        retried(ledger, first)
+        ledger.finish(claimed)
+        ledger.clock.advance(2)
+        lead(ledger)
+        assert ledger.state(second) is State.SENT
+        assert (after_row(ledger, second).stage, after_row(ledger, second).check_at) == ("done", None)
+
+    @staticmethod
+    def on_the_wire(ledger: Ledger, unless: Any) -> tuple[UUID, UUID, Claimed]:
+        """A job that was sent, and a reply to it whose call is being made."""
+        first = sent(ledger)
+        second = ledger.send(reply_to=str(first), unless=unless)
+        lead(ledger)
+        claimed = ledger.serve()
+        assert [job.id for job in claimed.jobs] == [second]
+        return first, second, claimed
 
     def test_is_given_up_if_the_old_id_cannot_be_told_from_other_text(self, ledger: Ledger) -> None:
         second = self.released_reply(ledger)

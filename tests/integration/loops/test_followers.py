@@ -59,8 +59,15 @@ def spoil(ledger: Ledger, job: UUID, **columns: Any) -> None:
 
 
 class TestAnUnexpectedErrorAboutOne:
-    @pytest.mark.parametrize("stage", ["waiting", "timed", "released"])
-    def test_stops_no_other(self, ledger: Ledger, bugs: list[Any], stage: str) -> None:
+    @pytest.mark.parametrize(
+        ("stage", "stuck"),
+        [("waiting", False), ("timed", False), ("released", False), ("waiting", True), ("timed", True)],
+    )
+    def test_stops_no_other(
+        self, ledger: Ledger, bugs: list[Any], monkeypatch: pytest.MonkeyPatch, stage: str, stuck: bool
+    ) -> None:
+        if stuck:
+            monkeypatch.setattr("sendq.ledger.dispatching.followers.put_off", lambda *given, **named: 1 / 0)
         first = sent(ledger)
         jobs = [ledger.send(after=str(first), unless="bounced") for _ in range(5)]
         ledger.absorb()
@@ -76,7 +83,7 @@ class TestAnUnexpectedErrorAboutOne:
         )  # fmt: skip
         for _ in range(3):
             loop.run_once()
-        assert bugs == [{"job": str(jobs[2])}]
+        assert bugs == [{"job": str(jobs[2])}] * (2 if stuck else 1)
         begun: list[UUID] = []
         ledger.clock.advance(1)
         while some := carry_out(ledger):
