@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, delete, literal_column, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, Select, delete, literal_column, or_, select, tuple_
 
 from sendq.clock import SECOND, Micros
 from sendq.ledger.db import schema
@@ -107,8 +107,8 @@ def bring_forward(connection: Connection, chosen: Sequence[Row[Any]], *, now: Mi
 
 
 def _waiting(after: Place, *, now: Micros) -> Select[Any]:
-    """The next sends that wait for a budget, in the order of their times; not those that a person or program gave
-    another time since.
+    """The next sends that wait for a budget and whose accounts may begin, in the order of their times; not those that a
+    person or program gave another time since.
     """
     return (
         select(
@@ -119,6 +119,8 @@ def _waiting(after: Place, *, now: Micros) -> Select[Any]:
         # As the condition of the index has them.
         .where(_job.state == _QUEUED, _job.rule == _OVER_BUDGET)
         .where(tuple_(_job.next_at, _job.id) > after, _job.due_at <= now, _job.resume_at.is_(None))
+        .where(_lane.closed_at.is_(None), or_(_lane.held_until.is_(None), _lane.held_until <= now))
+        .where(_lane.ready_at <= now)
         .order_by(_job.next_at, _job.id)
         .limit(PAGE)
     )  # fmt: skip

@@ -374,6 +374,18 @@ class TestWhoAsks:
             begun |= begin_all(three)
             assert 9 + least <= len(begun) <= 18 < len(jobs)
 
+    @pytest.mark.parametrize("state", ["held", "closed", "paced"])
+    def test_sees_room_go_to_accounts_that_may_begin(self, three: Ledger, state: str) -> None:
+        for _ in range(9):
+            three.send("g1")
+        begin_all(three)
+        free = {three.send("g2") for _ in range(9)}
+        begin_all(three)
+        column = {"held": "held_until", "closed": "closed_at", "paced": "ready_at"}[state]
+        three.set_lane("g1", **{column: three.clock() + 20 * HOUR})
+        with_leader(three, Budget("default", "", 9, HOUR))
+        assert len(begin_all(three) & free) == 6
+
     @pytest.mark.parametrize("others", [(), (Budget("default", "a=b", 1, HOUR),)], ids=["none", "of another tag"])
     def test_sees_what_waits_go_on_once_a_budget_is_removed(self, three: Ledger, others: tuple[Budget, ...]) -> None:
         jobs = [three.send() for _ in range(8)]
