@@ -6,7 +6,7 @@ On SQLite and PostgreSQL, each call in its own process, after a small one that l
 the peak above what the process held before the call. The rows come from a generator. The merges:
 
     fields      three fields in a short HTML body and one in the subject
-    keys        the same, and each row has a key of its own
+    keys        the same, with a key in each row
     equal       a long body that all messages have
     template    a template of Nylas, which gets the fields
 
@@ -159,7 +159,7 @@ def send_many(url: str, number: int) -> dict[str, Any]:
 
 
 def send(url: str, number: int) -> dict[str, Any]:
-    """One send after the other, each with a key; the message is made anew each time, as in an application."""
+    """One send after the other, each with a key and a new message object, as in an application."""
     engine = open_engine(url)
     queue = SendQueue(engine)
     for at in range(100):

@@ -99,7 +99,9 @@ def name_of(code: Any) -> str:
     """A function's name with its file."""
     if not isinstance(code, CodeType):
         return str(code)
-    path = code.co_filename.partition("site-packages/")[2] or os.path.relpath(code.co_filename)
+    path = code.co_filename
+    for base in ("/site-packages/", f"{Path.cwd()}/", "/lib/"):  # no paths of this machine
+        path = path.rpartition(base)[2]
     return f"{path}:{code.co_firstlineno} {code.co_name}"
 
 

@@ -185,7 +185,7 @@ class SqliteWakeup(_Pipe):
 
 
 def _watch(log: str) -> Inotify | None:
-    """What says that the log was written; None if this system has nothing like it, or has no more of it."""
+    """An inotify watch of the log; None if this system has no inotify, or no watch left."""
     try:
         from asyncinotify import Inotify, Mask
 

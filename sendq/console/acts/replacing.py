@@ -36,7 +36,7 @@ class Replace(Act):
 
     def preview(self, operators: Operators, given: Given) -> Preview:
         """Whether it can be replaced, and which content version that would replace: the one that the page names. If it
-        changed while somebody wrote the new message, the form keeps that, says so, and is about the version of now.
+        changed while the new message was written, the form keeps the text, says so, and takes the present version.
         """
         job_id = given.get("job")
         if job_id is None:

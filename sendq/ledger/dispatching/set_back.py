@@ -222,7 +222,7 @@ def _bring_back_sends(connection: Connection, application: str, ends: Mapping[st
 
 
 def _named_due(row: Any, *, now: Micros) -> Micros:
-    """The due time that somebody named, or 0: it is that of the call, by a clock that was ahead."""
+    """The due time that the caller set; 0 if it is the time of the call, by a clock that was ahead."""
     by_the_call = row.created_at > now + SLACK and abs(row.due_at - row.created_at) <= _EXACTLY
     return 0 if by_the_call else row.due_at
 

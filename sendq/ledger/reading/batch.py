@@ -106,7 +106,7 @@ def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
 
 
 def _is_over_budget(connection: Connection, row: BatchRow, sums: Sums, *, now: Micros) -> bool:
-    """Whether more of its sends wait than a budget, of its application or of its own tags, lets begin now."""
+    """Whether more of its sends wait than a budget of its application or tags lets begin now."""
     if row.operation != "send" or row.total is None or row.finished_at is not None:
         return False
     own = [f"{key}={value}" for key, value in row.tags.items()]

@@ -55,7 +55,7 @@ def of_batch(connection: Connection, batch_id: UUID) -> Owner:
 def require_grants(connection: Connection, batch_id: UUID, patterns: Collection[str] | None) -> None:
     """Raise `NotFound` unless every grant of a batch matches one of these patterns, and there is one. None: any may be.
 
-    Under the batch's lock: until that is released, nobody else adds to it.
+    The batch must be locked, so that no other transaction adds to it meanwhile.
     """
     if patterns is None:
         return

@@ -275,7 +275,7 @@ class TestTokenFile:
         def fail(code: int) -> None:
             raise OSError(code, os.strerror(code))
 
-        if place == "other":  # that of another user, for anybody but root
+        if place == "other":  # owned by another user, and we are not root
             monkeypatch.setattr("os.fchown", lambda *_: fail(errno.EPERM))
         if place == "full":
             monkeypatch.setattr("os.fsync", lambda _: fail(errno.ENOSPC))

@@ -257,7 +257,7 @@ class TestAnOpenBatch:
         assert (ledger.queue.batch(batch.id).open, ledger.queue.batch(batch.id).total) == (False, 5)
 
     def test_of_certain_grants_takes_nothing_once_others_have_added_to_it(self, pg_ledger: Ledger) -> None:
-        """The other one commits between the first look at the batch and the insert, on a connection of its own."""
+        """The other one commits on another connection, between the first look at the batch and the insert."""
         queue = pg_ledger.queue
         batch = queue.send_many(sends(1), batch=NewBatch(open=True))
         assert queue.add(batch.id, sends(1, first=1), grants=["g0", "team-*"]).total == 1
