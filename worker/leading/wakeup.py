@@ -155,18 +155,17 @@ class SqliteWakeup(_Pipe):
         look_s = most_s = SQLITE_LOOK_S if self._watch is None else limit_s
         while (left := deadline - time.monotonic()) > 0:
             ready = self._select(fds, min(left, look_s))
-            self._heard = self._heard or any(fd in ready for fd in fds)
+            written = any(fd in ready for fd in fds)
+            if written:
+                self._heard = True
+                with contextlib.suppress(BlockingIOError):
+                    os.read(fds[0], 65_536)  # only that something was written is of interest
             if self._read in ready:
                 return
             if self._writes.has_changed():
                 self._leave_if_silent()
                 return
-            if ready:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(fds[0], 65_536)  # a commit goes on: only that it does is of interest
-                look_s = SQLITE_FIRST_LOOK_S
-            else:
-                look_s = min(most_s, 2 * look_s)
+            look_s = SQLITE_FIRST_LOOK_S if written else min(most_s, 2 * look_s)
 
     def _leave_if_silent(self) -> None:
         """After a commit: watch no longer if nothing has said that the log was written (some file systems of networks
