@@ -385,7 +385,7 @@ class SendQueue(Bulk, Reading, Changing, Suppressing):
             session,
             lambda connection: self._enqueuer.store(
                 connection, sends, planned, lambda verdict: plan(instead=verdict.instead), own=own, indexed=indexed,
-                now=now, cap=self._lane_cap, vault=self._vault,
+                now=now, cap=self._lane_cap, vault=self._vault, last=session is None,
             ),
         )  # fmt: skip
 

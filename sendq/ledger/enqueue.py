@@ -43,8 +43,12 @@ _NOTIFYING = "SELECT pg_notify('sendq_wake', '') FROM sendq_leader WHERE sleeps_
 _NOTIFY = text(_NOTIFYING)
 
 
-def store(connection: Connection, plan: Plan, *, at: Micros, vault: Vault = NO_VAULT) -> dict[tuple[str, str], UUID]:
+def store(
+    connection: Connection, plan: Plan, *, at: Micros, vault: Vault = NO_VAULT, last: bool = False
+) -> dict[tuple[str, str], UUID]:
     """Insert a plan, encrypted. Returns what its keys already name: the id of a job or batch by (application, key).
+
+    ``last``: this is all that the transaction still does, and nobody else shares it.
 
     Rows of a key that already exists with the same content are not stored; with different content it is an error.
 
@@ -75,7 +79,8 @@ def store(connection: Connection, plan: Plan, *, at: Micros, vault: Vault = NO_V
     if not plan.pieces and all(len(rows) < CHUNK for _, rows in parts):  # these are all rows
         if stored:
             parts.append((schema.wake, plan.wakes))
-        insert_together(connection, parts, _NOTIFYING if stored and _can_notify(connection) else "", at=at)
+        notifying = _NOTIFYING if stored and _can_notify(connection) else ""
+        insert_together(connection, parts, notifying, last=last, at=at)
         return found
     insert_together(connection, parts)
     for chunk in jobs:

@@ -20,9 +20,14 @@ from sendq.views import Batch, Job
 _TAKE_THE_LOCK = "DELETE FROM sendq_wake WHERE 0"
 
 
-def store_jobs(connection: Connection, planned: Planned, *, now: Micros, cap: int | None, vault: Vault) -> list[Job]:
-    """Store planned sends. Returns a job for each: the new one, or the older one that its key already names."""
-    found = _store(connection, planned, now=now, cap=cap, vault=vault)
+def store_jobs(
+    connection: Connection, planned: Planned, *, now: Micros, cap: int | None, vault: Vault, last: bool = False
+) -> list[Job]:
+    """Store planned sends. Returns a job for each: the new one, or the older one that its key already names.
+
+    ``last``: the transaction does nothing more, and nobody else shares it.
+    """
+    found = _store(connection, planned, now=now, cap=cap, vault=vault, last=last)
     return [
         Job(str(found[name]), existed=True) if name is not None and name in found else Job(str(job_id))
         for job_id, name in zip(planned.ids, planned.names, strict=True)
@@ -41,7 +46,7 @@ def store_batch(
 
 
 def _store(
-    connection: Connection, planned: Planned, *, now: Micros, cap: int | None, vault: Vault
+    connection: Connection, planned: Planned, *, now: Micros, cap: int | None, vault: Vault, last: bool = False
 ) -> Mapping[tuple[str, str], UUID]:
     """Store all of a plan or nothing, even if the caller catches the error and commits the rest of its transaction."""
     plan = planned.plan
@@ -49,7 +54,7 @@ def _store(
     if may_fail_halfway:
         begin_before_savepoint(connection)
     with connection.begin_nested() if may_fail_halfway else nullcontext():
-        found = store(connection, plan, at=now, vault=vault)
+        found = store(connection, plan, at=now, vault=vault, last=last and not may_fail_halfway)
         if plan.followings:
             store_followings(connection, planned, found)
         if cap is not None and len(found) < len(planned.ids):

@@ -63,10 +63,12 @@ class Enqueuer:
         cap: int | None,
         vault: Vault,
         left_out: Counter[str] | None = None,
+        last: bool = False,
     ) -> list[Job]:
         """Store planned sends. ``plan`` plans them again, without dropped recipients; ``own``: who is suppressed by the
         application's own list. ``left_out``: counts by reason the messages of a batch that have no recipient left; they
-        are not stored, and have no job in the result. None: they are refused.
+        are not stored, and have no job in the result. None: they are refused. ``last``: the transaction does nothing
+        more, and nobody else shares it.
 
         Raises `SuppressedRecipients`, and what `store_jobs` raises.
         """
@@ -82,7 +84,10 @@ class Enqueuer:
         if not kept:
             return []
         again = verdict.instead or verdict.left_out
-        stored = store_jobs(connection, plan(verdict) if again else planned, now=now, cap=cap, vault=vault)
+        stored = store_jobs(
+            connection, plan(verdict) if again else planned, now=now, cap=cap, vault=vault,
+            last=last and not verdict.dropped,
+        )  # fmt: skip
         jobs = dict(zip(kept, stored, strict=True))
         for position, dropped in verdict.dropped.items():
             if not jobs[position].existed:

@@ -70,11 +70,16 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> No
 
 
 def insert_together(
-    connection: Connection, parts: Sequence[tuple[Table, Sequence[Row]]], then: str = "", **given: Any
+    connection: Connection,
+    parts: Sequence[tuple[Table, Sequence[Row]]],
+    then: str = "",
+    *,
+    last: bool = False,
+    **given: Any,
 ) -> None:
     """Insert rows into several tables. On PostgreSQL this is one statement, whose last part is the query ``then``.
 
-    ``given``: the parameters of ``then``.
+    ``given``: the parameters of ``then``. ``last``: nothing more is executed in this transaction (`constant.rows`).
     """
     parts = [(table, rows) for table, rows in parts if rows]
     if connection.dialect.name != "postgresql":
@@ -89,7 +94,7 @@ def insert_together(
         own, values = _said_once(columns, rows)
         inserts.append((table, columns, own))
         parameters |= {f"{_prefix(number)}{name}": value for name, value in values.items()}
-    constant.rows(connection, _insert_together(tuple(inserts), then or "SELECT 1"), parameters)
+    constant.rows(connection, _insert_together(tuple(inserts), then or "SELECT 1"), parameters, last=last)
 
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[Row], returning: str) -> set[Any]:

@@ -17,10 +17,13 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.sql.base import Executable
 
 
-def rows(connection: Connection, statement: Executable, values: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+def rows(
+    connection: Connection, statement: Executable, values: Mapping[str, Any], *, last: bool = False
+) -> Sequence[tuple[Any, ...]]:
     """Execute a statement and return all of its rows.
 
     ``statement`` must be a constant of its module, or come from a cached function; ``values`` are its parameters.
+    ``last``: nothing more is executed in this transaction, which nobody else shares.
     """
     dialect = connection.dialect
     heard = (connection._has_events or connection.engine._has_events) and (
@@ -37,7 +40,7 @@ def rows(connection: Connection, statement: Executable, values: Mapping[str, Any
     try:
         direct = getattr(connection.connection.driver_connection, "direct_rows", None)
         if direct is not None:
-            return direct(text, given)  # type: ignore[no-any-return]
+            return direct(text, given, last=last)  # type: ignore[no-any-return]
         cursor = connection.connection.cursor()
         cursor.execute(text, given)
         return cursor.fetchall() if cursor.pgresult.nfields else []

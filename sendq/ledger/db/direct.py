@@ -9,7 +9,7 @@ A connection that `keeps_plans` prepares a statement when it is executed for the
 parsing and planning it again, which is more work than executing it. A kept plan may have been made when the tables were
 empty, so the session allows only plans that are right at any size: `KEEPING_PLANS`.
 
-Not for a caller's process: under gevent a blocking call would stop every other greenlet.
+Not for a caller's process: under gevent a blocking call would stop every other greenlet (`sendq.ledger.db.waiting`).
 """
 
 from __future__ import annotations
@@ -85,12 +85,15 @@ class DirectConnection(Connection[tuple[Any, ...]]):
         if self.pgconn.exec_(b"; ".join(settings)).status == ExecStatus.COMMAND_OK and keeps_plans:
             self._kept = {}
 
-    def direct_rows(self, text: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    def direct_rows(self, text: str, values: Mapping[str, Any], *, last: bool = False) -> list[tuple[Any, ...]]:
         """Execute a statement with parameters of the form ``%(name)s``; returns all of its rows.
+
+        ``last``: the transaction has no further statement. If it has no earlier one either, this one is executed
+        without BEGIN and COMMIT, as a transaction by itself (at the default isolation level of the database).
 
         Raises the exceptions that a cursor would.
         """
-        if self.pgconn.transaction_status == TransactionStatus.IDLE:
+        if not last and self.pgconn.transaction_status == TransactionStatus.IDLE:
             self._command(_BEGIN)
         statement, names, formats = _in_form_of_libpq(text)
         converter = self._converter
@@ -154,9 +157,12 @@ class DirectConnection(Connection[tuple[Any, ...]]):
             self._command(b"ROLLBACK")
 
     def _command(self, command: bytes) -> None:
-        result = self.pgconn.exec_(command)
+        result = self._exec(command)
         if result.status != ExecStatus.COMMAND_OK:
             self._fail(result)
+
+    def _exec(self, command: bytes) -> PGresult:
+        return self.pgconn.exec_(command)
 
     def _fail(self, result: PGresult) -> NoReturn:
         """Raise the error of a result."""

@@ -106,6 +106,34 @@ def open_busy_engine(
             if keeps_plans and _cause_of(context.original_exception) is causes.FORGOTTEN:
                 forgets.set()
 
+    _ping_rested(engine, monotonic)
+    return engine
+
+
+def open_callers_engine(url: str | URL, *, monotonic: Callable[[], float] = time.monotonic) -> Engine:
+    """`open_engine` for the process of an application, which passes errors on to its users.
+
+    A connection that was used within `FRESH_S` is not pinged, but looked at (`sendq.ledger.db.waiting.may_be_closed`):
+    one that the server has closed meanwhile is replaced before it breaks a call.
+    """
+    if ledger_url(url).drivername != "postgresql+psycopg":
+        return open_engine(url)
+    engine = open_engine(url, pool_pre_ping=False, pool_use_lifo=True)
+    from sendq.ledger.db.waiting import WaitingConnection, may_be_closed
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: Any, _record: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        return WaitingConnection.connect(*arguments, **named)
+
+    _ping_rested(engine, monotonic, look=may_be_closed)
+    return engine
+
+
+def _ping_rested(
+    engine: Engine, monotonic: Callable[[], float], *, look: Callable[[Any], bool] = lambda _connection: False
+) -> None:
+    """Ping a connection at checkout if it was unused for more than `FRESH_S`, or if ``look`` suspects that it ended."""
+
     @event.listens_for(engine, "checkin")
     def used(_connection: Any, record: Any) -> None:
         record.info["sendq_used_at"] = monotonic()
@@ -113,14 +141,12 @@ def open_busy_engine(
     @event.listens_for(engine, "checkout")
     def taken(connection: Any, record: Any, _fairy: Any) -> None:
         used_at = record.info.get("sendq_used_at")
-        if used_at is None or monotonic() - used_at <= FRESH_S:
+        if used_at is None or (monotonic() - used_at <= FRESH_S and not look(connection)):
             return
         try:
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:
             raise exc.DisconnectionError from error  # the pool opens another one
-
-    return engine
 
 
 def open_async_engine(url: str | URL, **options: Any) -> AsyncEngine:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy import URL, Connection, Engine
 
 from sendq.ledger.db import migrate
-from sendq.ledger.db.engine import open_engine, reading, translated, without_translation, writing
+from sendq.ledger.db.engine import open_callers_engine, reading, translated, without_translation, writing
 from sendq.ledger.db.forks import around_forks
 from sendq.ledger.db.joined import joined
 from sendq.ledger.db.own_ledger import OwnLedger, name_of_ledger
@@ -25,7 +25,7 @@ class Transactions:
     """
 
     def __init__(self, ledger: str | URL | Engine) -> None:
-        self.engine = without_translation(ledger) if isinstance(ledger, Engine) else open_engine(ledger)
+        self.engine = without_translation(ledger) if isinstance(ledger, Engine) else open_callers_engine(ledger)
         self._schema_is_right = False
         self._own = OwnLedger(self.engine)
         around_forks(self, before=_close_idle_files, in_child=_forget_connections)
