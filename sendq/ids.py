@@ -30,7 +30,7 @@ def new_id() -> UUID:
     The 12 bits after the milliseconds are their fraction (method 3 of section 6.2). Ids of the same moment count up, so
     that ids are in the order of arrival, even within one call.
     """
-    return _ids(1)[0]
+    return _id_of(_stamps(1), os.urandom(8))
 
 
 def new_ids(count: int) -> Iterator[UUID]:
@@ -40,14 +40,19 @@ def new_ids(count: int) -> Iterator[UUID]:
 
 
 def _ids(count: int) -> list[UUID]:
+    stamp, random = _stamps(count), os.urandom(8 * count)
+    return [_id_of(stamp + at, random[8 * at : 8 * at + 8]) for at in range(count)]
+
+
+def _stamps(count: int) -> int:
+    """The first of so many stamps in a row that no other id has."""
     global _last
     now = time.time_ns()
     stamp = (now // 1_000_000 << 12) | (now % 1_000_000 * 4096 // 1_000_000)
     with _lock:
         stamp = max(stamp, _last + 1)
         _last = stamp + count - 1
-    random = os.urandom(8 * count)
-    return [_id_of(stamp + at, random[8 * at : 8 * at + 8]) for at in range(count)]
+    return stamp
 
 
 def _id_of(stamp: int, random: bytes) -> UUID:

@@ -159,7 +159,7 @@ class _Turn:
 
     async def run(self) -> None:
         """Run until every begun job has a recorded outcome and no further one may begin."""
-        if self._lane.width == 1:
+        if self._lane.width == 1 or len(self._begun) + len(self._waiting) == 1:
             while self._begun:
                 await self._carry_out(self._begun.popleft())
         else:
@@ -240,6 +240,8 @@ class _Turn:
 
     def _next_to_begin(self) -> list[ClaimedJob]:
         """The jobs to begin with the commit of an outcome: as many as the ramp allows."""
+        if not self._waiting:
+            return []
         now = self._around.now()
         if self._windowed and any(put_off_until(job, self._lane, now=now) is not None for job in self._waiting):
             self._ends_at = min(self._ends_at, now)  # the next claim puts these off

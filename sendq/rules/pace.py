@@ -42,22 +42,23 @@ class Limit:
     """``units`` in any ``window`` (microseconds), of which a call costs ``costs[call]``; others are not counted.
 
     There must be units for at least two of the most expensive calls, or no burst is possible.
+
+    burst     units that may go at once; at least the most expensive call
+    interval  microseconds in which one unit grows back
     """
 
     name: str
     units: int
     window: Micros
     costs: Mapping[str, int]
+    burst: float = field(init=False, repr=False, compare=False)
+    interval: float = field(init=False, repr=False, compare=False)
 
-    @property
-    def burst(self) -> float:
-        """Units that may go at once; at least the most expensive call."""
-        return max(self.units * BURST_SHARE, max(self.costs.values()))
-
-    @property
-    def interval(self) -> float:
-        """Microseconds in which one unit grows back."""
-        return self.window / (self.units * KEPT - self.burst)
+    def __post_init__(self) -> None:
+        # Kept, because every start of a call is computed from them.
+        burst = max(self.units * BURST_SHARE, max(self.costs.values()))
+        object.__setattr__(self, "burst", burst)
+        object.__setattr__(self, "interval", self.window / (self.units * KEPT - burst))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,9 @@ class Pace:
     daily: int | None = None
     learns: bool = False
 
+
+# `json.dumps` would make an encoder for each text.
+_compact = json.JSONEncoder(separators=(",", ":")).encode
 
 _ANY = dict.fromkeys(CALLS, 1) | {"restore": 2}  # it reads a message, and may modify it
 
@@ -128,7 +132,7 @@ def call_of(operation: str, form: str | None) -> str:
 def written(pace: Pace) -> str:
     """A pace as text, to be kept with a lane; `read` reads it."""
     limits = [[limit.name, limit.units, limit.window, dict(sorted(limit.costs.items()))] for limit in pace.limits]
-    return json.dumps([pace.width, limits, pace.daily, pace.learns], separators=(",", ":"))
+    return _compact([pace.width, limits, pace.daily, pace.learns])
 
 
 @lru_cache(maxsize=4096)
@@ -209,7 +213,7 @@ class Pacer:
             used.append(self.hours)
         if stated:
             used.append(stated)
-        return json.dumps(used, separators=(",", ":"))
+        return _compact(used)
 
     def cost(self, limit: Limit, call: str) -> int:
         """The units of a limit that a call of this kind is charged."""

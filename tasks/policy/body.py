@@ -26,6 +26,8 @@ LEAVES_CHARS = 8_000  # of all strings together; the longest real error seen is 
 VALUES = 20_000
 _COUNTED_BYTES = 64 * 1024  # smaller bodies cannot hold many more values than that
 
+_BOM = b"\xef\xbb\xbf"
+
 _TITLE = re.compile(r"<(title|h1)[^<>]{0,200}>([^<]{1,500})", re.IGNORECASE)
 _TAG = re.compile(r"<[^<>]{0,500}>")
 # Names under which providers state a wait as data, with the seconds in one unit of it (Graph, EWS, Google RPC).
@@ -77,16 +79,17 @@ def read_body(body: bytes, *, most: int = JSON_BYTES, values: int | None = None)
     """
     data = _unpack(body, most)[: most + 1]
     document: Any = None
-    too_long = len(data) > most or bool(values and _looks_like_json(data) and _has_more_values(data, values))
-    if _looks_like_json(data) and not too_long:
+    is_json = _looks_like_json(data)
+    too_long = len(data) > most or bool(values and is_json and _has_more_values(data, values))
+    if is_json and not too_long:
         try:
-            document = json.loads(data.decode("utf-8-sig", "replace"), parse_int=_integer, strict=False)
+            document = _document_of(_text_of(data))
         except (ValueError, RecursionError):
             document = None
     if isinstance(document, str):
         return Body(None, cut(document, TEXT_BYTES))
     if not isinstance(document, dict):
-        return Body(None, cut(data[: TEXT_BYTES + 1].decode("utf-8-sig", "replace"), TEXT_BYTES), too_long)
+        return Body(None, cut(_text_of(data[: TEXT_BYTES + 1]), TEXT_BYTES), too_long)
     return Body(document, "")
 
 
@@ -105,7 +108,11 @@ def _length_of_last_word(text: str) -> int:
 
 
 def _looks_like_json(data: bytes) -> bool:
-    return data[:64].removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[", b'"')
+    return data[:64].removeprefix(_BOM).lstrip()[:1] in (b"{", b"[", b'"')
+
+
+def _text_of(data: bytes) -> str:
+    return data.removeprefix(_BOM).decode("utf-8", "replace")
 
 
 def _has_more_values(data: bytes, limit: int) -> bool:
@@ -135,6 +142,10 @@ def _unpack(body: bytes, most: int) -> bytes:
 def _integer(digits: str) -> int | str:
     """A number of a thousand digits stays text: Python refuses to convert it, and nobody means it."""
     return int(digits) if len(digits) <= 20 else digits
+
+
+# `json.loads` would make a decoder for each body.
+_document_of = json.JSONDecoder(parse_int=_integer, strict=False).decode
 
 
 def _walk(root: Any) -> tuple[list[str], tuple[float, ...]]:

@@ -11,6 +11,8 @@ _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": 
 
 def clean(text: str) -> str:
     """The text on one line, without control characters, lone surrogates and invisible direction marks."""
+    if text.isascii() and text.isprintable() and "  " not in text:  # ids and most texts
+        return text.strip()
     return _SPACE.sub(" ", _CONTROL.sub(" ", text)).strip()
 
 

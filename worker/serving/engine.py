@@ -187,9 +187,7 @@ class Engine:
     def _begin(self, claimed: Sequence[Claimed]) -> None:
         self._opened_client()
         for one in claimed:
-            task = self.loop.asyncio.create_task(self._carry_out(one))
-            self._turns.add(task)
-            task.add_done_callback(self._turns.discard)
+            self._turns.add(self.loop.asyncio.create_task(self._carry_out(one)))
 
     async def _carry_out(self, claimed: Claimed) -> None:
         broke_off = False
@@ -202,6 +200,7 @@ class Engine:
             name = (claimed.lane.id, claimed.lane.fence)
             self._in_flight.remove(name, lost=broke_off)
             self.slots.give(claimed.slots - self._spared.pop(name, 0))
+            self._turns.discard(asyncio.current_task())
 
     def ask(self, question: Callable[[NylasClient], Coroutine[Any, Any, T]], *, limit_s: float) -> T:
         """Query the API from another thread; the loop makes the call.
