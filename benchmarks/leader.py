@@ -95,7 +95,9 @@ class Asleep:
     can_notify = False
     poll_every = clock.SECOND
 
-    def wait_for(self, limit_s: float) -> None: ...
+    def wait_for(self, limit_s: float) -> bool:
+        return True
+
     def wake(self) -> None: ...
     def close(self) -> None: ...
 

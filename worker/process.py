@@ -26,7 +26,7 @@ from worker.leading.batches import Batches
 from worker.leading.bounce_holds import BounceHolds
 from worker.leading.budgets import BudgetWatch
 from worker.leading.clock_repair import ClockRepair
-from worker.leading.dispatcher import Dispatcher, Publish, none_at_once
+from worker.leading.dispatcher import Dispatcher, Publish
 from worker.leading.followers import Followers
 from worker.leading.grant_checker import GrantChecker
 from worker.leading.leadership import Leadership, Witness
@@ -36,6 +36,7 @@ from worker.leading.reconciler import Reconciler
 from worker.leading.renewal_file import RenewalFile
 from worker.leading.renewal_witness import RenewalWitness
 from worker.leading.rescuer import LATER_S, Rescuer
+from worker.leading.rounds import none_at_once
 from worker.leading.send_events import Absent, SendEvents
 from worker.leading.wakeup import PostgresWakeup, SqliteWakeup, Wakeup
 from worker.notifying.deliverer import Deliverer

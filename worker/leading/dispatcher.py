@@ -1,57 +1,37 @@
 """The dispatcher: offers turns of due lanes. Only the leader's dispatcher acts (`worker.leading.leadership`).
 
-One round is one transaction: take in new jobs, find the due lanes and the number of free slots, offer turns, commit.
-Then the turns are handed over in bundles: to this process's own intake while it has room and its share of the work is
-not yet done, otherwise through the broker to any worker. A few turns are claimed for this process in the round's own
-transaction, if that is possible without waiting for anything. Turns that are lost on the way are taken back
-(`worker.leading.rescuer`), so nothing here waits for an acknowledgement.
+One round is one transaction (`worker.leading.rounds`). Then its turns are handed over in bundles: to this process's own
+intake while it has room and its share of the work is not yet done, otherwise through the broker to any worker. A few
+turns are claimed for this process in the round's own transaction, if that is possible without waiting for anything.
+Turns that are lost on the way are taken back (`worker.leading.rescuer`), so nothing here waits for an acknowledgement.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, exc
+from sqlalchemy import Engine, exc
 
 from sendq import clock
 from sendq.clock import Micros
 from sendq.errors import Retryable, SendqError
-from sendq.facts.lanes import Lane
 from sendq.facts.turns import Turn
 from sendq.ledger.db.engine import reading, writing
-from sendq.ledger.dispatching import broker, canary, workers
+from sendq.ledger.dispatching import broker, workers
 from sendq.ledger.dispatching.lane_paces import apply_paces
-from sendq.ledger.dispatching.lanes import NEVER
-from sendq.ledger.dispatching.offers import (
-    Used,
-    due_lanes,
-    due_whole_lanes,
-    give_back,
-    offer_turns,
-    opened,
-    slots_in_use,
-)
-from sendq.ledger.dispatching.pairs import PairView, read_pairs, unprove
-from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
+from sendq.ledger.dispatching.offers import give_back
 from sendq.rules import fair_share
-from sendq.rules.floors import Floors
-from sendq.rules.pace import PROBE_PATIENCE, probing_room
 from sendq.rules.paces import Paces
 from tasks import failpoints
 from worker.leading.leadership import Leadership
+from worker.leading.rounds import ClaimAtOnce, Round, Rounds, none_at_once
 from worker.leading.wakeup import Wakeup
 from worker.telemetry import journal, metrics
 
 Publish = Callable[[Sequence[Sequence[Turn]]], None]
 TakeOn = Callable[[Sequence[Turn], float], bool]
-ClaimAtOnce = Callable[[Connection, Sequence[Lane], float, ExitStack], Callable[[], None] | None]
-
-# Wake rows (lanes with new jobs) taken in per round; the next round follows at once for the rest.
-WAKES_MOST = 1_000
 
 # Lanes per round whose pace is compared with the settings after a change of leader.
 PACED_MOST = 1_000
@@ -77,30 +57,8 @@ AWAY_S = 10.0
 # After a conflict with another transaction, which has committed by then.
 CONFLICT_PAUSE_S = 0.02
 
-NOTHING_USED = Used(young=0, old=0)
-
-# Turns of a round that are claimed in its own transaction. More are claimed by other threads meanwhile.
-AT_ONCE_MOST = 5
-
 # Pauses after a failed publication.
 BROKER_PAUSE_FIRST, BROKER_PAUSE_MOST = clock.seconds(0.5), clock.seconds(5)
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """What one round did, and when the next lane is due (the past: perhaps one that this round has left)."""
-
-    turns: Sequence[Turn]
-    woken: int
-    next_at: Micros
-    full: bool
-    busy: float = 0.0  # the share of all workers' slots that is in use, with these turns
-    canaries: frozenset[UUID] = frozenset()  # lanes whose turns must go through the broker, because they test it
-    begin: Callable[[], None] | None = None  # if the turns are claimed for this process: puts them on its event loop
-
-
-def none_at_once(_connection: Connection, _offered: Sequence[Lane], _busy: float, _until_over: ExitStack) -> None:
-    """For a process that claims no turns of its own dispatcher at once."""
 
 
 class Dispatcher:
@@ -128,21 +86,19 @@ class Dispatcher:
         with the share of all workers' slots that is in use. ``claim_at_once``: likewise, in the transaction that offers
         the turns (`worker.serving.intake.Intake.claim_at_once`).
         """
-        self._take_on, self._claim_at_once = take_on, claim_at_once
+        self._take_on = take_on
         self._ledger, self._publish, self._wakeup, self._holder = ledger, publish, wakeup, holder
         self._leadership, self._now, self._poll_s = leadership, now, poll_s
         self._bundle_turns, self._bundle_slots = bundle_turns, bundle_slots
         self._paces = paces
+        self._rounds = Rounds(ledger, now=now, paces=paces, claim_at_once=claim_at_once)
         self._term = 0  # of the leadership; the fields below are valid for this term
         self._paced: UUID | None = FIRST  # lanes up to here have the paces of this process's settings; None: all have
         self._sleeps_until: Micros = 0  # as recorded in the ledger
-        self._floors = Floors()
-        self._full = False  # whether lanes are due for which there are no slots
         self._quiet_since: Micros | None = None
         self._busy_rounds = 0  # in a row, with something to do, each soon after the one before
         self._busy_at: Micros = 0  # the last of them
         self._broker_pause: Micros = 0
-        self._tried_at_once = False  # whether this round has tried to claim its turns
         self._trouble_noted = False  # whether the ledger says that publishing fails
         self._failing_noted = False  # whether it says that rounds fail
         self._failed = 0  # rounds in a row
@@ -166,11 +122,11 @@ class Dispatcher:
             try:
                 pause = self.run_once()
                 # Under load every commit would wake it; a round every few milliseconds is enough.
-                least = min(pause, FULL_PAUSE if self._full else BUSY_PAUSE)
+                least = min(pause, FULL_PAUSE if self._rounds.full else BUSY_PAUSE)
                 if least > 0:
                     self._stopping.wait(least / clock.SECOND)
                 if pause > least:
-                    self._wakeup.wait_for((pause - least) / clock.SECOND)
+                    self._rounds.expects_wakes |= self._wakeup.wait_for((pause - least) / clock.SECOND)
             except Retryable as error:
                 journal.ledger_conflict(error, waiting=0)
                 self._stopping.wait(CONFLICT_PAUSE_S)
@@ -214,7 +170,8 @@ class Dispatcher:
         if leadership.terms != self._term:
             self._term = leadership.terms
             metrics.leads()
-            self._floors, self._sleeps_until, self._paced = Floors(), 0, FIRST
+            self._rounds.forget()
+            self._sleeps_until, self._paced = 0, FIRST
             with reading(self._ledger) as connection:
                 trouble = broker.read(connection)
             self._trouble_noted = trouble.unpublished_since is not None
@@ -223,8 +180,7 @@ class Dispatcher:
             return max(FULL_PAUSE, min(leadership.until_asking(), clock.seconds(self._poll_s)))
         if self._paced is not None:
             self._apply_paces(self._paced)
-        done = self._round_and_begin()
-        self._full = done.full
+        done = self._rounds.run()
         metrics.dispatched(len(done.turns))
         if done.turns:
             self._hand_over(done)
@@ -237,99 +193,6 @@ class Dispatcher:
             self._paced, changed = apply_paces(connection, self._paces, after=after, limit=PACED_MOST)
         if changed:
             journal.paces_applied(changed)
-
-    def _round_and_begin(self) -> Round:
-        """One round; the turns that it claims for this process are begun."""
-        self._tried_at_once = False
-        try:
-            with ExitStack() as until_over:
-                done = self._round(self._now(), until_over)
-                if done.begin is not None:
-                    done.begin()
-                return done
-        except Retryable:
-            if not self._tried_at_once:
-                raise
-        # Another transaction has probably locked one of the jobs. Only a thread of the intake may wait for that.
-        return self._round(self._now(), None)
-
-    def _round(self, now: Micros, until_over: ExitStack | None) -> Round:
-        """``until_over``: closed when the turns that were claimed at once are begun; None: claim none."""
-        with writing(self._ledger) as connection:
-            floors = self._floors
-            floors.begin(now)
-            wakes = take_wakes(connection, limit=WAKES_MOST, above=floors.wake_id)
-            floors.woken((row.id for row in wakes), now)
-            if wakes:
-                wake_lanes(connection, wakes, now=now, paces=self._paces)
-            pairs = read_pairs(connection, floors=floors.next_at)
-            for pair in pairs:
-                floors.first_lane((pair.application, pair.provider), pair.next_at, now)
-            due = [pair for pair in pairs if pair.wants_at <= now]
-            next_at = min((pair.wants_at for pair in pairs if pair.wants_at > now), default=NEVER)
-            if not due:
-                return Round((), len(wakes), next_at, full=False)
-            return self._serve(connection, due, until_over, now=now, woken=len(wakes), next_at=next_at)
-
-    def _serve(
-        self,
-        connection: Connection,
-        due: Sequence[PairView],
-        until_over: ExitStack | None,
-        *,
-        now: Micros,
-        woken: int,
-        next_at: Micros,
-    ) -> Round:
-        """Offer turns to the lanes of the pairs that are ``due``; ``next_at``: when the first of the others is."""
-        floors = self._floors
-        capacity, used = slots_in_use(connection, old_before=now - PROBE_PATIENCE, floor=floors.turn_at)
-        floors.first_turn(min((one.first_at for one in used.values()), default=None), now)
-        free = capacity - sum(one.young + one.old for one in used.values())
-        waiting = {}
-        quiet = until_over is not None and woken <= AT_ONCE_MOST and not self._full
-        whole: dict[UUID, Lane] | None = {} if quiet else None
-        for pair in due:
-            allowed = pair.allows(now=now)
-            if allowed is not None and pair.ramp is None:
-                unprove(connection, pair)
-            room = free
-            if allowed is not None:
-                by_pair = used.get((pair.application, pair.provider), NOTHING_USED)
-                room = min(free, probing_room(allowed, young=by_pair.young, old=by_pair.old))
-            if room > 0:
-                waiting[pair] = fair_share.fit(self._due(connection, pair, whole, now=now, limit=room), room)
-        lanes = (lane for pair, lanes in waiting.items() if pair.application == canary.APPLICATION for lane, _ in lanes)
-        canaries = frozenset(lanes)
-        chosen = fair_share.choose(waiting, free)
-        few = [] if until_over is None or canaries else _opened(chosen, whole, now=now)
-        offered, begin = [Turn(lane.id, lane.fence, lane.turn_slots) for lane in few], None
-        if few and until_over is not None:
-            self._tried_at_once = True
-            begin = self._claim_at_once(connection, few, _busy(offered, capacity, free), until_over)
-        if begin is None:
-            offered = offer_turns(connection, chosen, now=now)
-        if offered:
-            failpoints.reached("offering")
-        full = not offered or len(offered) < sum(map(len, waiting.values()))
-        # A pair of which one lane was due may have no other; of the rest, further lanes may be due by now.
-        after = (pair.then_wants_at if len(waiting.get(pair, ())) == 1 else now for pair in due)
-        next_at = min(next_at, *after)
-        return Round(
-            offered, woken, next_at, full=full, busy=_busy(offered, capacity, free), canaries=canaries, begin=begin
-        )
-
-    def _due(
-        self, connection: Connection, pair: PairView, whole: dict[UUID, Lane] | None, *, now: Micros, limit: int
-    ) -> list[tuple[UUID, int]]:
-        """The due lanes of a pair; if they are few, their rows are added to ``whole``, unless that is None."""
-        floor = self._floors.next_at[pair.application, pair.provider]
-        if whole is not None:
-            found = due_whole_lanes(connection, pair, now=now, limit=min(limit, AT_ONCE_MOST + 1), floor=floor)
-            if len(found) <= AT_ONCE_MOST:
-                whole |= {lane.id: lane for lane in found}
-                return [(lane.id, lane.ramp) for lane in found]
-        return due_lanes(connection, pair, now=now, limit=limit, floor=floor)
 
     def _hand_over(self, done: Round) -> None:
         """Have the turns of a round claimed, if they are not yet: by this process, or by whichever worker the broker
@@ -380,7 +243,7 @@ class Dispatcher:
         now = self._now()
         if self._broker_pause:
             return self._broker_pause
-        if done.woken == WAKES_MOST:
+        if done.may_have_left_wakes:
             return 0
         if done.turns or done.woken or done.full:
             return self._pause_after_work(done, now)
@@ -418,15 +281,3 @@ class Dispatcher:
             if not workers.sleep_until(connection, self._holder(), until):
                 self._leadership.lose()
         self._sleeps_until = until
-
-
-def _opened(chosen: Sequence[tuple[UUID, int]], whole: Mapping[UUID, Lane] | None, *, now: Micros) -> list[Lane]:
-    """The chosen lanes with the turns that they would be offered, if they are few and their ``whole`` rows known."""
-    if not whole or len(chosen) > AT_ONCE_MOST or any(lane_id not in whole for lane_id, _ in chosen):
-        return []
-    return [opened(whole[lane_id], slots, now=now) for lane_id, slots in chosen]
-
-
-def _busy(offered: Sequence[Turn], capacity: int, free: int) -> float:
-    """The share of all workers' slots that is in use, with these turns."""
-    return 1 - (free - sum(turn.slots for turn in offered)) / capacity if capacity else 1.0

@@ -47,8 +47,8 @@ class Wakeup(Protocol):
     def poll_every(self) -> Micros:
         """The longest wait between two rounds if they cannot."""
 
-    def wait_for(self, limit_s: float) -> None:
-        """Return when woken, or after ``limit_s`` seconds."""
+    def wait_for(self, limit_s: float) -> bool:
+        """Return when woken, or after ``limit_s`` seconds: whether there was a commit that may have made work."""
 
     def wake(self) -> None:
         """Wake it from any thread of this process."""
@@ -97,21 +97,23 @@ class PostgresWakeup(_Pipe):
     def can_notify(self) -> bool:
         return self._listening() is not None
 
-    def wait_for(self, limit_s: float) -> None:
+    def wait_for(self, limit_s: float) -> bool:
         connection = self._listening()
         if connection is None:
             self._select([], limit_s)
-            return
+            return False
         if self._is_new:
             self._is_new = False
-            return  # a round finds what was committed before
+            return False  # a round finds what was committed before
         try:
             ready = self._select([connection.fileno()], limit_s)
-            if connection.fileno() in ready:
-                for _ in connection.notifies(timeout=0):
-                    pass
+            if connection.fileno() not in ready:
+                return False
+            for _ in connection.notifies(timeout=0):
+                pass
         except Exception:  # whatever the error, the next round listens on a new connection
             self._disconnect()
+        return True
 
     def close(self) -> None:
         self._disconnect()
@@ -149,7 +151,7 @@ class SqliteWakeup(_Pipe):
         self._watch = _watch(f"{path}-wal")
         self._heard = False  # whether it has said something since the last commit
 
-    def wait_for(self, limit_s: float) -> None:
+    def wait_for(self, limit_s: float) -> bool:
         fds = [] if self._watch is None else [self._watch.fd]
         deadline = time.monotonic() + limit_s
         look_s = most_s = SQLITE_LOOK_S if self._watch is None else limit_s
@@ -161,11 +163,12 @@ class SqliteWakeup(_Pipe):
                 with contextlib.suppress(BlockingIOError):
                     os.read(fds[0], 65_536)  # only that something was written is of interest
             if self._read in ready:
-                return
+                return False
             if self._writes.has_changed():
                 self._leave_if_silent()
-                return
+                return True
             look_s = SQLITE_FIRST_LOOK_S if written else min(most_s, 2 * look_s)
+        return False
 
     def _leave_if_silent(self) -> None:
         """After a commit: watch no longer if nothing has said that the log was written (some file systems of networks

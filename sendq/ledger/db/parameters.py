@@ -30,19 +30,24 @@ class Parameters(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    """How values of one of Python's types are sent."""
+    """How values of one of Python's types are sent, and what a list of one such value begins with."""
 
     type: int
     list_type: int
     send: Callable[[Any], bytes]
+    head_of_one: bytes
+
+
+def _kind(type_: int, list_type: int, send: Callable[[Any], bytes]) -> _Kind:
+    return _Kind(type_, list_type, send, _HEAD(1, 0, type_, 1, 1))
 
 
 _KINDS: Mapping[type, _Kind] = {
-    int: _Kind(20, 1016, _INT8),
-    str: _Kind(25, 1009, str.encode),
-    bool: _Kind(16, 1000, lambda value: b"\1" if value else b"\0"),
-    bytes: _Kind(17, 1001, lambda value: value),
-    UUID: _Kind(2950, 2951, lambda value: value.bytes),
+    int: _kind(20, 1016, _INT8),
+    str: _kind(25, 1009, str.encode),
+    bool: _kind(16, 1000, lambda value: b"\1" if value else b"\0"),
+    bytes: _kind(17, 1001, lambda value: value),
+    UUID: _kind(2950, 2951, lambda value: value.bytes),
 }
 _UNKNOWN = 0  # the type of a null, which the statement's own casts determine
 
@@ -52,12 +57,13 @@ def encoded(values: Sequence[Any]) -> Parameters | None:
     sent: list[bytes | None] = []
     types: list[int] = []
     for value in values:
-        if value is None:
-            sent.append(None)
-            types.append(_UNKNOWN)
-        elif (kind := _KINDS.get(type(value))) is not None:
+        kind = _KINDS.get(type(value))
+        if kind is not None:
             sent.append(kind.send(value))
             types.append(kind.type)
+        elif value is None:
+            sent.append(None)
+            types.append(_UNKNOWN)
         elif type(value) is list and (kind := _kind_of(value)) is not None:
             sent.append(_array(value, kind))
             types.append(kind.list_type)
@@ -68,11 +74,15 @@ def encoded(values: Sequence[Any]) -> Parameters | None:
 
 def _kind_of(values: list[Any]) -> _Kind | None:
     """The kind of all elements that are not null, if it is one."""
+    if len(values) == 1:  # a job that comes alone has no longer lists
+        return _KINDS.get(type(values[0]))
     kinds = set(map(type, values)) - {type(None)}
     return _KINDS.get(kinds.pop()) if len(kinds) == 1 else None
 
 
 def _array(values: list[Any], kind: _Kind) -> bytes:
+    if len(values) == 1:
+        return kind.head_of_one + _with_length(kind.send(values[0]))
     nulls = None in values
     head = _HEAD(1, nulls, kind.type, len(values), 1)
     if nulls:

@@ -95,14 +95,19 @@ class Standing:
         return None if witnessed >= self.renewals - 1 - UNWITNESSED else Incomplete.UNPROVEN
 
 
-def columns(connection: Connection) -> list[Any]:
+def columns(connection: Connection) -> tuple[ColumnElement[Any], ...]:
     """What to select from the leader's row for a `Standing`, in the order of its fields."""
-    return [*(schema.leader.c[name] for name in _COLUMNS), server_run(connection)]
+    return _columns_with(server_run(connection))
+
+
+@lru_cache
+def _columns_with(server: ColumnElement[Any]) -> tuple[ColumnElement[Any], ...]:
+    return *(schema.leader.c[name] for name in _COLUMNS), server
 
 
 def read(connection: Connection) -> Standing:
     """The current standing; locks nothing."""
-    (found,) = constant.rows(connection, _read_of(tuple(columns(connection))), {})
+    (found,) = constant.rows(connection, _read_of(columns(connection)), {})
     return Standing(*found)
 
 

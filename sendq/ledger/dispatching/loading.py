@@ -31,8 +31,9 @@ from sendq.clock import SECOND, Micros
 from sendq.facts.jobs import ClaimedJob
 from sendq.facts.lanes import Lane
 from sendq.ledger.db import constant, schema
-from sendq.ledger.db.bulk import update_rows
+from sendq.ledger.db.bulk import POSTGRESQL, update_rows
 from sendq.ledger.dispatching.budgets import NO_BUDGETS, OverBudget, wait_for_budgets
+from sendq.ledger.dispatching.lineage import DISPATCHER
 from sendq.ledger.dispatching.tag_holds import hold_back
 from sendq.ledger.dispatching.windows import wait_for_windows
 from sendq.ledger.jobs import lock_due
@@ -72,16 +73,34 @@ _JOB = ClaimedJob._fields[: ClaimedJob._fields.index("tags") + 1]
 def first_jobs(connection: Connection, lanes: Mapping[UUID, Lane], *, now: Micros, jobs_each: int) -> list[ClaimedJob]:
     """The first waiting jobs of each lane and priority that are due, as they are: nothing is changed or locked."""
     if connection.dialect.name == "postgresql":
-        columns: dict[str, Any] = {"lane": list(lanes)}
-        columns |= {f"floor{p}": [lane.floors[p] for lane in lanes.values()] for p in range(3)}
-        rows = constant.rows(connection, _load_of("postgresql"), columns | {"now": now, "each": jobs_each})
-        return [ClaimedJob._make(job) for job in rows]
+        values = _scans(lanes) | {"now": now, "each": jobs_each}
+        return [ClaimedJob._make(job) for job in constant.rows(connection, _load_of("postgresql"), values)]
     found = []
     for lane_id, lane in lanes.items():
-        values: dict[str, Any] = {f"floor{p}": floor for p, floor in enumerate(lane.floors)}
-        values |= {"lane": lane_id, "now": now, "each": jobs_each}
-        found += [ClaimedJob._make(job) for job in connection.execute(_load_of("sqlite"), values)]
+        scan: dict[str, Any] = {f"floor{p}": floor for p, floor in enumerate(lane.floors)}
+        scan |= {"lane": lane_id, "now": now, "each": jobs_each}
+        found += [ClaimedJob._make(job) for job in connection.execute(_load_of("sqlite"), scan)]
     return found
+
+
+def first_jobs_with(
+    connection: Connection, lanes: Mapping[UUID, Lane], beside: str, *, now: Micros, jobs_each: int
+) -> tuple[list[ClaimedJob], list[tuple[Any, ...]]]:
+    """PostgreSQL: `first_jobs`, and in the same statement ``beside``, columns of the leader's row and of a lane's
+    ``v.application`` and ``v.provider``: its values for each job, and for each lane without one.
+    """
+    values = _scans(lanes) | {"now": now, "each": jobs_each}
+    values |= {name: [getattr(lane, name) for lane in lanes.values()] for name in ("application", "provider")}
+    rows = constant.rows(connection, _load_of("postgresql", beside), values)
+    width = len(ClaimedJob._fields)
+    jobs = [job for row in rows if (job := ClaimedJob._make(row[:width])).id is not None]
+    return jobs, [row[width:] for row in rows]
+
+
+def _scans(lanes: Mapping[UUID, Lane]) -> dict[str, Any]:
+    """PostgreSQL's parameters: the lanes, and where the scan of each begins."""
+    columns: dict[str, Any] = {"lane": list(lanes)}
+    return columns | {f"floor{p}": [lane.floors[p] for lane in lanes.values()] for p in range(3)}
 
 
 def load_jobs(
@@ -201,7 +220,7 @@ def _one_row_of(table: str, name: str, key: str, value: str, *, dialect: str) ->
 
 
 @lru_cache
-def _load_of(dialect: str) -> Executable:
+def _load_of(dialect: str, beside: str = "") -> Executable:
     prefix = "v." if dialect == "postgresql" else ":"
     columns = ", ".join((*_JOB, "seal", "seal_key", "traceparent", "time_window"))
     parts = " UNION ALL ".join(
@@ -222,10 +241,18 @@ def _load_of(dialect: str) -> Executable:
     payload = _one_row_of("sendq_payload", "p", "job_id", "j.id", dialect=dialect)
     joins = f"{payload} {_one_row_of('sendq_batch', 'b', 'id', 'j.batch_id', dialect=dialect)}"
     if dialect == "postgresql":
-        arrays = ", ".join(["CAST(:lane AS uuid[])"] + [f"CAST(:floor{p} AS bigint[])" for p in range(3)])
-        source = f"FROM unnest({arrays}) AS v (lane, floor0, floor1, floor2) CROSS JOIN LATERAL ({parts}) AS j"
-        binds: list[BindParameter[Any]] = [bindparam("lane", type_=ARRAY(Uuid()))]
-        binds += [bindparam(f"floor{priority}", type_=ARRAY(BigInteger)) for priority in range(3)]
+        given: dict[str, Any] = {"lane": Uuid()} | {f"floor{priority}": BigInteger() for priority in range(3)}
+        if beside:
+            given |= {"application": Text(), "provider": Text()}
+        arrays = ", ".join(f"CAST(:{name} AS {kind.compile(POSTGRESQL)}[])" for name, kind in given.items())
+        source = f"FROM unnest({arrays}) AS v ({', '.join(given)})"
+        if beside:
+            selected += f", {beside}"
+            leader = f"JOIN sendq_leader ON sendq_leader.name = '{DISPATCHER}'"
+            source = f"{source} {leader} LEFT JOIN LATERAL ({parts}) AS j ON true"
+        else:
+            source = f"{source} CROSS JOIN LATERAL ({parts}) AS j"
+        binds: list[BindParameter[Any]] = [bindparam(name, type_=ARRAY(kind)) for name, kind in given.items()]
     else:
         source = f"FROM ({parts}) AS j"
         binds = [bindparam("lane", type_=Uuid())]

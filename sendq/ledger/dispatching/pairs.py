@@ -9,9 +9,8 @@ waiting for a lock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -84,17 +83,14 @@ class PairView:
         return NEVER if self.then_at is None else max(self.then_at, self.held_until)
 
 
-def read_pairs(connection: Connection, *, floors: Mapping[tuple[str, str], Micros] | None = None) -> list[PairView]:
-    """Every pair with its hold (its own, or its application's) and the times when its first two lanes are due.
+def read_pairs(connection: Connection) -> list[PairView]:
+    """Every pair with its hold (its own, or its application's) and the times when its first two lanes are due."""
+    return views_of(constant.rows(connection, pairs_with_times(()), {}))
 
-    ``floors``: where the search for these lanes begins, by pair.
-    """
-    places = {name: f"floor{place}" for place, name in enumerate(sorted(floors or {}))}
-    values = {place: (floors or {})[name] for name, place in places.items()}
-    found = [
-        (Pair._make(pair), next_at, then_at)
-        for *pair, next_at, then_at in constant.rows(connection, _pairs_from(tuple(places.items())), values)
-    ]
+
+def views_of(rows: Iterable[Sequence[Any]]) -> list[PairView]:
+    """The pairs from rows of `pairs_with_times`."""
+    found = [(Pair._make(pair), next_at, then_at) for *pair, next_at, then_at in rows]
     whole = {pair.application: pair.held_until or 0 for pair, *_ in found if pair.provider == WHOLE_APPLICATION}
     return [
         PairView(
@@ -111,10 +107,8 @@ def read_pairs(connection: Connection, *, floors: Mapping[tuple[str, str], Micro
     ]
 
 
-# An idle dispatcher runs little else, and building the statement is half of its cost.
-@lru_cache
-def _pairs_from(floors: tuple[tuple[tuple[str, str], str], ...]) -> Select[Any]:
-    """The pairs' statement, with the parameter for each pair's floor."""
+def pairs_with_times(floors: Iterable[tuple[tuple[str, str], str]]) -> Select[Any]:
+    """The statement for `views_of`. ``floors``: the parameters with which the search for a pair's lanes begins."""
     table, lanes = schema.pair, schema.lane.c
     floor = case(
         *(
@@ -136,8 +130,7 @@ def _pairs_from(floors: tuple[tuple[tuple[str, str], str], ...]) -> Select[Any]:
         .limit(1)
     )
     times = due.scalar_subquery().label("next_at"), due.offset(1).scalar_subquery().label("then_at")
-    # The lock order used everywhere.
-    return select(table, *times).order_by(table.c.application, table.c.provider)
+    return select(table, *times)
 
 
 # --- proving itself ---------------------------------------------------------------------------------------------------

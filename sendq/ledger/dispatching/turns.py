@@ -27,20 +27,26 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.dialects.postgresql import dialect as postgresql
 from sqlalchemy.sql.base import Executable
 
 from sendq.clock import Micros
 from sendq.facts.jobs import ClaimedJob
-from sendq.facts.lanes import WHOLE_APPLICATION, Lane
+from sendq.facts.lanes import FLOORS, WHOLE_APPLICATION, Lane
 from sendq.facts.turns import Claimed, Unopened
 from sendq.ledger.db import constant, schema
-from sendq.ledger.db.bulk import update_rows
+from sendq.ledger.db.bulk import POSTGRESQL, update_rows
 from sendq.ledger.dispatching import lineage
 from sendq.ledger.dispatching.budgets import NO_BUDGETS, reserve
 from sendq.ledger.dispatching.lanes import lock
 from sendq.ledger.dispatching.lineage import Standing
-from sendq.ledger.dispatching.loading import Loaded, first_jobs, is_foreign, load_jobs, place_in_queue
+from sendq.ledger.dispatching.loading import (
+    Loaded,
+    first_jobs,
+    first_jobs_with,
+    is_foreign,
+    load_jobs,
+    place_in_queue,
+)
 from sendq.ledger.dispatching.tag_holds import are_held, with_tags
 from sendq.ledger.dispatching.windows import outside
 from sendq.ledger.enqueue import NO_VAULT
@@ -57,8 +63,6 @@ from sendq.vault import Vault
 
 if TYPE_CHECKING:
     from sendq.ledger.dispatching.suppression import Suppression
-
-_POSTGRESQL = postgresql()  # type: ignore[no-untyped-call]
 
 
 def claim(
@@ -125,12 +129,13 @@ def claim_at_once(
     Raises:
         sqlalchemy.exc.OperationalError: another transaction has locked one of the jobs (PostgreSQL's 55P03).
     """
+    if not offered:
+        return []
     ours = {lane.id: lane for lane in offered}
-    found, streaks, suppression = _around(connection, {lane.application for lane in offered}, vault)
+    found_jobs, (found, streaks, suppression) = _jobs_and_around(connection, ours, vault, now=now, jobs_each=jobs_each)
     if not is_whole(found):
         return []
     jobs: dict[UUID, list[ClaimedJob]] = {lane_id: [] for lane_id in ours}
-    found_jobs = first_jobs(connection, ours, now=now, jobs_each=jobs_each)
     if budgets and any(budgets.of(ours[job.lane_id].application, job) for job in found_jobs):
         return []
     tagged = with_tags(found_jobs)
@@ -178,6 +183,8 @@ def _claimed(
             "turn_at": max(now, row.turn_at or 0),  # a worker whose clock is behind must not make it look old
             "turn_slots": slots[lane_id],
             "used": pacers[lane_id].text,  # if the turn is lost, the jobs that it began are charged
+            "next_at": row.next_at,  # this and the floors: a lane that was woken just now is first written here
+            **dict(zip(FLOORS, row.floors, strict=True)),
         }
         for lane_id, row in ours.items()
     ]
@@ -268,23 +275,53 @@ def _objection(job: ClaimedJob, *, now: Micros, key_max_age: Micros) -> Event | 
     return objection(job, now=now, key_max_age=key_max_age)
 
 
-def _around(
-    connection: Connection, applications: set[str], vault: Vault
-) -> tuple[Standing, dict[tuple[str, str], int], Suppression | None]:
+Around = tuple[Standing, dict[tuple[str, str], int], "Suppression | None"]
+
+
+def _around(connection: Connection, applications: set[str], vault: Vault) -> Around:
     """The state of the ledger, each pair's holds since its last success, and the check of suppressed recipients if one
     of the applications has any: one query, as each claim needs all of it.
     """
-    statement = _around_of(connection.dialect.name, tuple(lineage.columns(connection)))
+    statement = _around_of(connection.dialect.name, lineage.columns(connection))
     rows = constant.rows(connection, statement, {"applications": sorted(applications)})
     streaks = {(application, provider): streak for application, provider, streak, *_ in rows if provider is not None}
-    standing = Standing(*rows[0][3:-1])
     with_list = {row[0] for row in rows if row[-1]}
+    return Standing(*rows[0][3:-1]), streaks, _suppression(connection, vault, with_list)
+
+
+def _suppression(connection: Connection, vault: Vault, with_list: set[str]) -> Suppression | None:
     if not with_list:
-        return standing, streaks, None
+        return None
     # It reads messages and addresses, whose packages a worker without a suppression list does not load.
     from sendq.ledger.dispatching.suppression import Suppression
 
-    return standing, streaks, Suppression(connection, vault, with_list)
+    return Suppression(connection, vault, with_list)
+
+
+def _jobs_and_around(
+    connection: Connection, lanes: Mapping[UUID, Lane], vault: Vault, *, now: Micros, jobs_each: int
+) -> tuple[list[ClaimedJob], Around]:
+    """The first jobs of lanes, and `_around`: on PostgreSQL in one statement, which for a lone job costs half."""
+    if connection.dialect.name != "postgresql":
+        around = _around(connection, {lane.application for lane in lanes.values()}, vault)
+        return first_jobs(connection, lanes, now=now, jobs_each=jobs_each), around
+    beside = _beside(lineage.columns(connection))
+    jobs, rows = first_jobs_with(connection, lanes, beside, now=now, jobs_each=jobs_each)
+    streaks = {(application, provider): streak for application, provider, streak, *_ in rows}
+    with_list = {application for application, _, _, has_list, *_ in rows if has_list}
+    return jobs, (Standing(*rows[0][4:]), streaks, _suppression(connection, vault, with_list))
+
+
+@lru_cache
+def _beside(known: tuple[ColumnElement[Any], ...]) -> str:
+    """What `_around` finds, for `first_jobs_with`; the streak is the higher one of the pair and its application."""
+    of_leader = [f"{column.compile(dialect=POSTGRESQL)} AS around{place}" for place, column in enumerate(known)]
+    streak = (
+        "(SELECT coalesce(max(streak), 0) FROM sendq_pair WHERE application = v.application"  # noqa: S608
+        f" AND provider IN (v.provider, '{WHOLE_APPLICATION}')) AS streak"
+    )
+    has_list = "EXISTS (SELECT 1 FROM sendq_suppression WHERE application = v.application) AS has_list"
+    return ", ".join(("v.application", "v.provider", streak, has_list, *of_leader))
 
 
 @lru_cache
@@ -354,7 +391,7 @@ def _begin_and_claim(
 
 
 # What differs between the lanes of a claim.
-_CLAIMED_LANE = ("id", "fence", "turn_at", "turn_slots", "used")
+_CLAIMED_LANE = ("id", "fence", "turn_at", "turn_slots", "used", "next_at", *FLOORS)
 _BEGIN_SET = (
     "UPDATE sendq_job SET state = 'sending', begun_at = :now, key_at = coalesce(sendq_job.key_at, :now), turn = "
 )
@@ -381,7 +418,7 @@ def _begin_many(*, claims: bool = False, waits: bool = True) -> Executable:
     ]
     if claims:
         kinds = {name: schema.lane.c[name].type for name in _CLAIMED_LANE}
-        arrays = ", ".join(f"CAST(:lane_{name} AS {kind.compile(_POSTGRESQL)}[])" for name, kind in kinds.items())
+        arrays = ", ".join(f"CAST(:lane_{name} AS {kind.compile(POSTGRESQL)}[])" for name, kind in kinds.items())
         changes = ", ".join(f"{name} = c.{name}" for name in _CLAIMED_LANE[1:])
         before.append(
             f"claimed AS (UPDATE sendq_lane AS t SET turn = 'claimed', turn_worker = :worker, {changes}"  # noqa: S608

@@ -20,9 +20,9 @@ from sendq.ledger import batches, contents, delivery_status, doubt, grants, seal
 from sendq.ledger.db import direct, schema
 from sendq.ledger.dispatching import broker, lineage, offers, rescue, tag_holds, turns, workers
 from sendq.ledger.dispatching.lane_paces import apply_paces
-from sendq.ledger.dispatching.offers import slots_in_use
-from sendq.ledger.dispatching.waking import take_wakes
+from sendq.ledger.dispatching.waking import any_wakes, take_wakes, take_wakes_and_lock
 from sendq.ledger.operators import recover
+from sendq.rules.floors import Floors
 from sendq.rules.paces import Paces
 from sendq.rules.states import Event
 from sendq.vault import KEY_BYTES, Vault
@@ -73,7 +73,7 @@ def work(ledger: Ledger) -> None:
     ledger.clock.advance(1)
     ledger.finish(ledger.serve())
     with ledger.writing() as connection:
-        slots_in_use(connection, old_before=ledger.clock())
+        offers.overview(connection, old_before=ledger.clock(), floors=Floors())
     ledger.clock.advance(1)
 
 
@@ -200,7 +200,9 @@ def idle_rounds(ledger: Ledger) -> None:
             doubt.any_doubt(connection)
             delivery_status.any_pending(connection)
             grants.any_closed(connection)
+            assert not any_wakes(connection)
             assert take_wakes(connection, limit=1) == []
+            assert take_wakes_and_lock(connection, limit=1) == ([], {})
 
 
 def test_find_rows_of_large_tables_through_an_index(analyzed: Ledger) -> None:

@@ -16,9 +16,10 @@ from sendq.facts.turns import Claimed
 from sendq.ids import new_id
 from sendq.ledger.db import engine, schema
 from sendq.ledger.dispatching import lanes, turns, workers
-from sendq.ledger.dispatching.offers import Used, give_back, offer_turns, slots_in_use
+from sendq.ledger.dispatching.offers import Used, give_back, offer_turns, overview
 from sendq.ledger.dispatching.pairs import read_pairs
 from sendq.ledger.dispatching.waking import take_wakes
+from sendq.rules.floors import Floors
 from sendq.rules.pace import pace_of
 from sendq.rules.states import Event
 from tests.support.ledger import MESSAGE, START, Ledger, end, outcome
@@ -174,20 +175,25 @@ class TestDueLanes:
         ledger.send("g2", provider="ews")
         ledger.absorb()
         with ledger.writing() as connection:
-            assert slots_in_use(connection, old_before=START) == (10, {})
+            before = overview(connection, old_before=START, floors=Floors())
+        assert (before.capacity, before.used, before.free) == (10, {}, 10)
+        assert [pair.provider for pair in before.pairs] == ["ews", "google"]
         offered = ledger.offer()
         slots = {turn.lane_id: turn.slots for turn in offered}
         google, ews = slots[ledger.lane("g1").id], slots[ledger.lane("g2").id]
         with ledger.writing() as connection:
-            assert slots_in_use(connection, old_before=START)[1] == {
+            seen = overview(connection, old_before=START, floors=Floors())
+            assert seen.used == {
                 ("default", "google"): Used(young=google, old=0),
                 ("default", "ews"): Used(young=ews, old=0),
             }
-            assert slots_in_use(connection, old_before=START + 1)[1]["default", "ews"] == Used(0, ews)
+            assert seen.free == 10 - google - ews
+            later = overview(connection, old_before=START + 1, floors=Floors())
+            assert later.used["default", "ews"] == Used(0, ews)
         for claimed in ledger.claim(offered):
             ledger.finish(claimed)
         with ledger.writing() as connection:
-            assert slots_in_use(connection, old_before=START)[1] == {}
+            assert overview(connection, old_before=START, floors=Floors()).used == {}
 
 
 class TestAWriterOfSqlite:

@@ -6,7 +6,7 @@ has committed or waits for a lock. PostgreSQL ends one of two transactions that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from sendq import Query
 from sendq.changes import HOLD, RELEASE
 from sendq.clock import SECOND
-from sendq.facts.lanes import WHOLE_APPLICATION
+from sendq.facts.lanes import WHOLE_APPLICATION, Wake
 from sendq.facts.outcomes import Hold, Page, Scope
 from sendq.facts.turns import Claimed, Group, Turn
 from sendq.ids import lane_id, new_id
@@ -30,7 +30,7 @@ from sendq.ledger.deliveries import DeliveryAttempt
 from sendq.ledger.dispatching import rescue, turns
 from sendq.ledger.dispatching.lane_paces import pace_columns
 from sendq.ledger.dispatching.record import record
-from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
+from sendq.ledger.dispatching.waking import take_wakes, take_wakes_and_lock, wake_lanes
 from sendq.ledger.operators import erasure
 from sendq.ledger.operators.holds import hold_pair
 from sendq.ledger.operators.retry import DeadLetterSelection, retry
@@ -56,12 +56,21 @@ def run() -> Iterator[Callable[..., Future[Any]]]:
 
 def two_dispatchers(ledger: Ledger) -> Meeting:
     """The lease changes hands during a round. The old leader looked for two lanes before one of them existed."""
+    return _two_dispatchers(ledger, take_wakes)
+
+
+def two_dispatchers_of_few_jobs(ledger: Ledger) -> Meeting:
+    """The same, where lanes are locked together with their wake rows."""
+    return _two_dispatchers(ledger, lambda *given, **named: take_wakes_and_lock(*given, **named)[0])
+
+
+def _two_dispatchers(ledger: Ledger, take: Callable[..., Sequence[Wake]]) -> Meeting:
     early, late = sorted(("g1", "g2"), key=lambda grant: lane_id("default", grant))
     for grant in (early, late, early, late):
         ledger.send(grant)
 
     def wake(connection: Connection) -> None:
-        wakes = take_wakes(connection, limit=2)
+        wakes = take(connection, limit=2)
         wake_lanes(connection, wakes, now=ledger.clock(), paces=Paces())
 
     def create() -> None:
@@ -71,7 +80,7 @@ def two_dispatchers(ledger: Ledger) -> Meeting:
             insert_new(connection, schema.lane, [lane | {"created_at": 0, "ramp": 1} | pace], returning="id")
 
     def old_leader(connection: Connection) -> None:
-        wakes = take_wakes(connection, limit=2)
+        wakes = take(connection, limit=2)
         create()
         wake_lanes(connection, wakes, now=ledger.clock(), paces=Paces())
 
@@ -364,6 +373,7 @@ def _erased(ledger: Ledger, jobs: list[UUID]) -> Transaction:
 
 MEETINGS = [
     two_dispatchers,
+    two_dispatchers_of_few_jobs,
     a_hold_by_an_answer_and_one_by_an_operator,
     a_record_and_the_turns_of_workers_without_a_row,
     a_record_and_the_cancel_of_its_batch,

@@ -333,7 +333,9 @@ class NoWakeup:
     can_notify = False
     poll_every = 0
 
-    def wait_for(self, limit_s: float) -> None: ...
+    def wait_for(self, limit_s: float) -> bool:
+        return True
+
     def wake(self) -> None: ...
     def close(self) -> None: ...
 

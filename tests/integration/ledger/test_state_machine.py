@@ -9,7 +9,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from functools import cache
@@ -20,10 +21,11 @@ from uuid import UUID
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from sendq import NEVER, NotWaiting, Operators, Options, Send, State, Window
 from sendq.clock import SECOND, Micros, moment
+from sendq.facts.lanes import Lane
 from sendq.facts.outcomes import Hold, Outcome, Scope
 from sendq.facts.turns import Claimed
 from sendq.facts.turns import Turn as Offer
@@ -33,6 +35,7 @@ from sendq.ledger.db import migrate, schema
 from sendq.ledger.db.engine import open_engine
 from sendq.ledger.dispatching import rescue, workers
 from sendq.ledger.dispatching.offers import offer_turns
+from sendq.ledger.dispatching.turns import claim_at_once
 from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
 from sendq.ledger.operators import holds
 from sendq.messages.payload import freeze_send
@@ -45,6 +48,7 @@ from sendq.rules.states import FINAL, Event
 from sendq.rules.windows import put_off_until
 from tests.support.following import message_of
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
+from worker.leading.rounds import Rounds
 
 GRANTS = {"g1": "microsoft", "g2": "google", "g3": "imap"}
 
@@ -161,6 +165,19 @@ class Machine(RuleBasedStateMachine):
         if message != "comes later":
             for turn in offered:
                 self.claim(turn, self.workers[worker])
+
+    @rule(worker=st.integers(0, 1))
+    def serve_at_once(self, worker: int) -> None:
+        """A round of a dispatcher whose process claims at once what it can, while all pairs work; the rest is lost."""
+        mine = self.workers[worker]
+
+        def claim(connection: Connection, offered: Sequence[Lane], _busy: float, _over: ExitStack) -> Any:
+            found = claim_at_once(connection, offered, worker=mine, now=self.clock(), jobs_each=4)
+            return (lambda: self.take(found, mine)) if found else None
+
+        with self.ledger.writing() as connection:
+            connection.execute(schema.pair.update().values(ramp=None, proven_at=self.clock()))
+        Rounds(self.ledger.engine, now=self.clock, paces=SLOW, claim_at_once=claim).run()
 
     @precondition(lambda self: self.broker)
     @rule(worker=st.integers(0, 1))
@@ -374,7 +391,10 @@ class Machine(RuleBasedStateMachine):
         return [turn for turn in self.turns if not turn.over]
 
     def claim(self, message: Offer, worker: UUID) -> None:
-        for claimed in self.ledger.claim([message], worker=worker, jobs_each=4):
+        self.take(self.ledger.claim([message], worker=worker, jobs_each=4), worker)
+
+    def take(self, turns: Sequence[Claimed], worker: UUID) -> None:
+        for claimed in turns:
             begun = [job for job in claimed.jobs if job.id in claimed.begun]
             assert all(self.is_open(claimed, job, self.clock()) for job in begun), "begun outside its window"
             self.turns.append(Turn(claimed, worker, begun, tried={job.id for job in begun}))

@@ -25,8 +25,9 @@ from sendq.rules.paces import Paces
 from tests.support.ledger import Ledger
 from tests.support.waiting import LIMIT_S, eventually
 from worker.leading import dispatcher as dispatcher_module
-from worker.leading.dispatcher import AT_ONCE_MOST, CLOSELY, FULL_PAUSE, STEADY, Dispatcher
+from worker.leading.dispatcher import CLOSELY, FULL_PAUSE, STEADY, Dispatcher
 from worker.leading.leadership import Leadership
+from worker.leading.rounds import AT_ONCE_MOST
 
 DAY_S = 24 * 3600
 POLL_S, LEASE_S = 0.2, 4.5
@@ -41,8 +42,9 @@ class Wakeup:
     def __init__(self) -> None:
         self.waited: list[float] = []
 
-    def wait_for(self, limit_s: float) -> None:
+    def wait_for(self, limit_s: float) -> bool:
         self.waited.append(limit_s)
+        return False
 
     def wake(self) -> None: ...
     def close(self) -> None: ...
@@ -377,7 +379,7 @@ class TestALateWakeRow:
 class TestAWakeupThatBreaks:
     def test_does_not_end_the_dispatcher(self, standing: Standing) -> None:
         class Broken(Wakeup):
-            def wait_for(self, limit_s: float) -> None:
+            def wait_for(self, limit_s: float) -> bool:
                 super().wait_for(limit_s)
                 threading.Event().wait(0.001)
                 raise sqlite3.OperationalError("disk I/O error")
