@@ -20,7 +20,7 @@ from sendq.facts.jobs import LockedJob
 from sendq.ids import number
 from sendq.ledger import outcomes
 from sendq.ledger.db import constant, schema
-from sendq.ledger.db.bulk import insert_rows, one_of_given, update_rows
+from sendq.ledger.db.bulk import Then, insert_rows, one_of_given, update_rows, update_rows_then
 from sendq.rules.rule_ids import RULE_OF
 from sendq.rules.states import FINAL, MOVES, Event, State
 from sendq.rules.waiting_job import HELD
@@ -129,12 +129,19 @@ def store_changes(
     now: Micros,
     counts: Counter[tuple[UUID, str]] | None = None,
     going_on: Collection[UUID] = (),
-) -> None:
+    then: tuple[Then, Mapping[str, Any]] | None = None,
+) -> Sequence[tuple[Any, ...]]:
     """Write changes of jobs: each job as it was (locked), and its changed columns, which are the same for all.
 
-    ``counts``: other changes of batches. ``going_on``: listings that continue with their next page.
+    ``counts``: other changes of batches. ``going_on``: listings that continue with their next page. ``then``: a query
+    to execute in the statement that writes the jobs, with its parameters; returns its rows, none if no job is written.
     """
-    update_rows(connection, schema.job, [after for _, after in changed])
+    rows = [after for _, after in changed]
+    found: Sequence[tuple[Any, ...]] = ()
+    if then is not None and rows:
+        found = update_rows_then(connection, schema.job, rows, *then)
+    else:
+        update_rows(connection, schema.job, rows)
     counts = Counter() if counts is None else counts
     for before, after in changed:
         if before.batch_id is not None:
@@ -150,6 +157,7 @@ def store_changes(
     to_deliver = [before.id for before, after in changed if before.on_outcome and before.state != after["state"]]
     if to_deliver:
         outcomes.append_jobs(connection, to_deliver, now=now)
+    return found
 
 
 def hold_with_batches(connection: Connection, ids: Sequence[UUID]) -> None:

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, any_, bindparam, literal, text, update
+from sqlalchemy import Column, ColumnClause, ColumnElement, Connection, Table, any_, bindparam, literal, text, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import dialect as postgresql
 from sqlalchemy.sql.dml import Update
@@ -115,14 +115,21 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Row], return
 
 
 class Then(NamedTuple):
-    """A query that is part of a statement which inserts rows; ``fresh`` has the keys of those that were new.
+    """A query that is part of a statement which writes rows. It does not see what that writes: all parts of a statement
+    see the tables as they were before it.
 
-    It does not see the rows themselves: all parts of a statement see the tables as they were before it.
+    ``before``: a common table expression that precedes the write. ``where``: a condition of an insert.
     """
 
     text: str
     parameters: tuple[BindParameter[Any], ...]
-    columns: tuple[Column[Any], ...]
+    columns: tuple[ColumnClause[Any], ...]
+    before: str = ""
+    where: str = ""
+
+    def after(self, write: str) -> str:
+        """The whole statement."""
+        return f"WITH {self.before + ', ' if self.before else ''}{write} {self.text}"
 
 
 def insert_new_then(
@@ -130,7 +137,7 @@ def insert_new_then(
 ) -> Sequence[tuple[Any, ...]]:
     """PostgreSQL: insert the ``rows`` whose ``id`` is new, and execute a query in the same statement: its rows.
 
-    ``given``: its parameters, whose names are not those of columns.
+    The query finds the ids of the new rows in ``fresh``. ``given``: its parameters, not named as columns are.
     """
     columns = tuple(rows[0])
     own, values = _said_once(columns, rows)
@@ -162,6 +169,18 @@ def update_rows(connection: Connection, table: Table, rows: Sequence[Row], *, ke
         connection.execute(
             _plain_update(table, columns, key), [{f"v_{name}": row[name] for name in columns} for row in rows]
         )
+
+
+def update_rows_then(
+    connection: Connection, table: Table, rows: Sequence[Row], then: Then, given: Mapping[str, Any]
+) -> Sequence[tuple[Any, ...]]:
+    """PostgreSQL: `update_rows`, and execute a query in the same statement: its rows.
+
+    ``given``: its parameters, whose names are not those of columns.
+    """
+    columns = tuple(sorted(rows[0]))
+    own, values = _said_once(columns, rows)
+    return constant.rows(connection, _unnest_update_then(table, columns, own, then), {**values, **given})
 
 
 def _said_once(columns: tuple[str, ...], rows: Sequence[Row]) -> tuple[frozenset[str], dict[str, Any]]:
@@ -243,19 +262,29 @@ def _insert_new(table: Table, columns: tuple[str, ...], own: frozenset[str], ret
 
 @lru_cache(maxsize=512)
 def _insert_new_then(table: Table, columns: tuple[str, ...], own: frozenset[str], then: Then) -> TextualSelect:
-    new = f"{_insert(table, columns, own)} ON CONFLICT DO NOTHING RETURNING id"
-    statement = text(f"WITH fresh AS ({new}) {then.text}").bindparams(*_types(table, columns, own), *then.parameters)
+    where = f" WHERE {then.where}" if then.where else ""
+    new = f"{_insert(table, columns, own)}{where} ON CONFLICT DO NOTHING RETURNING id"
+    statement = text(then.after(f"fresh AS ({new})")).bindparams(*_types(table, columns, own), *then.parameters)
     return statement.columns(*then.columns)
+
+
+def _update(table: Table, columns: tuple[str, ...], own: frozenset[str], key: str) -> str:
+    changes = ", ".join(f"{name} = {_value(table, name, own)}" for name in columns if name != key)
+    return (
+        f"UPDATE {table.name} AS t SET {changes} "  # noqa: S608
+        f"FROM {_unnest(table, columns, own)} WHERE t.{key} = {_value(table, key, own)}"
+    )
 
 
 @lru_cache(maxsize=512)
 def _unnest_update(table: Table, columns: tuple[str, ...], own: frozenset[str], key: str) -> TextClause:
-    changes = ", ".join(f"{name} = {_value(table, name, own)}" for name in columns if name != key)
-    statement = (
-        f"UPDATE {table.name} AS t SET {changes} "  # noqa: S608
-        f"FROM {_unnest(table, columns, own)} WHERE t.{key} = {_value(table, key, own)}"
-    )
-    return text(statement).bindparams(*_types(table, columns, own))
+    return text(_update(table, columns, own, key)).bindparams(*_types(table, columns, own))
+
+
+@lru_cache(maxsize=512)
+def _unnest_update_then(table: Table, columns: tuple[str, ...], own: frozenset[str], then: Then) -> TextualSelect:
+    statement = text(then.after(f"written AS ({_update(table, columns, own, 'id')})"))
+    return statement.bindparams(*_types(table, columns, own), *then.parameters).columns(*then.columns)
 
 
 @lru_cache

@@ -2,7 +2,8 @@
 
 To change a lane, lock its row in one statement and compute its next time in a later one. A single statement
 that did both would see the jobs as they were before it waited for the lock, and miss one that was committed in
-between. Several lanes are locked in the order of their ids.
+between. The later one may also write jobs, if none of them enters or leaves the queue. Several lanes are locked in the
+order of their ids.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Connection, Select, Uuid, bindparam, select, text
+from sqlalchemy import BigInteger, Connection, Select, Uuid, bindparam, column, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.base import Executable
 
@@ -20,13 +21,14 @@ from sendq.clock import Micros
 from sendq.facts.lanes import FLOORS, Floors, Lane
 from sendq.ids import number
 from sendq.ledger.db import constant, schema
-from sendq.ledger.db.bulk import one_of_given, update_rows
+from sendq.ledger.db.bulk import Then, one_of_given, update_rows
 from sendq.rules.lane_change import LaneChange
 from sendq.rules.pace import next_turn_at
 
 NEVER: Micros = 2**62
 
 Firsts = tuple[Micros | None, Micros | None, Micros | None]  # by priority: when the first waiting job is due
+NOTHING_KNOWN: Mapping[UUID, Firsts] = {}
 
 
 def lock(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Lane]:
@@ -49,16 +51,20 @@ def lock_changes(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Lane
     return {lane_id: LaneChange(lane) for lane_id, lane in lock(connection, ids).items()}
 
 
-def write_changes(connection: Connection, changes: Iterable[LaneChange], *, now: Micros) -> Micros:
+def write_changes(
+    connection: Connection, changes: Iterable[LaneChange], *, now: Micros, known: Mapping[UUID, Firsts] = NOTHING_KNOWN
+) -> Micros:
     """Write the changes of locked lanes, with the time at which each next wants a turn; returns the earliest of these.
 
-    Call it after every job of these lanes has been written, in the same transaction.
+    Call it after every job of these lanes has been written, in the same transaction. ``known``: what waits in some of
+    them, as `first_waiting` would find it.
     """
     changed = {change.lane.id: change for change in changes if change.columns}
     if not changed:
         return NEVER
     lanes = {lane_id: changed[lane_id].after for lane_id in sorted(changed, key=number)}
-    first = first_waiting(connection, {lane_id: lane.floors for lane_id, lane in lanes.items()})
+    rest = {lane_id: lane.floors for lane_id, lane in lanes.items() if lane_id not in known}
+    first = {**known, **first_waiting(connection, rest)} if rest else known
     rows: dict[tuple[str, ...], list[dict[str, Any]]] = {}  # by the columns that change
     earliest = NEVER
     for lane_id, lane in lanes.items():
@@ -85,10 +91,7 @@ def write_changes(connection: Connection, changes: Iterable[LaneChange], *, now:
 def first_waiting(connection: Connection, floors: Mapping[UUID, Floors]) -> dict[UUID, Firsts]:
     """When the first waiting job of each lane is due, by priority; no waiting job is before its lane's floor."""
     if connection.dialect.name == "postgresql":
-        columns: dict[str, Any] = {"lane": list(floors)}
-        columns |= {f"floor{priority}": [of[priority] for of in floors.values()] for priority in range(len(FLOORS))}
-        found = constant.rows(connection, _first_waiting_of("postgresql"), columns)
-        return {lane: (at0, at1, at2) for lane, at0, at1, at2 in found}
+        return firsts_in(constant.rows(connection, _first_waiting_of("postgresql"), _in_columns(floors)))
     statement = _first_waiting_of("sqlite")
     result = {}
     for lane_id, (high, normal, low) in floors.items():
@@ -98,17 +101,43 @@ def first_waiting(connection: Connection, floors: Mapping[UUID, Floors]) -> dict
     return result
 
 
+def then_first_waiting(floors: Mapping[UUID, Floors]) -> tuple[Then, Mapping[str, Any]]:
+    """PostgreSQL: the query of `first_waiting` as a part of another statement, with its parameters."""
+    return _then_first_waiting(), _in_columns(floors)
+
+
+def firsts_in(rows: Iterable[tuple[Any, ...]]) -> dict[UUID, Firsts]:
+    """What PostgreSQL found, by lane."""
+    return {lane: (at0, at1, at2) for lane, at0, at1, at2 in rows}
+
+
+def _in_columns(floors: Mapping[UUID, Floors]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {"lane": list(floors)}
+    return columns | {f"floor{priority}": [of[priority] for of in floors.values()] for priority in range(len(FLOORS))}
+
+
 @lru_cache
 def _first_waiting_of(dialect: str) -> Executable:
-    prefix = "v." if dialect == "postgresql" else ":"
-    firsts = ", ".join(
+    if dialect == "sqlite":
+        return text(f"SELECT {_firsts(':')}").bindparams(bindparam("lane", type_=Uuid()))
+    then = _then_first_waiting()
+    return text(then.text).bindparams(*then.parameters).columns(*then.columns)
+
+
+@lru_cache
+def _then_first_waiting() -> Then:
+    floors = [f"floor{priority}" for priority in range(len(FLOORS))]
+    arrays = ", ".join(["CAST(:lane AS uuid[])"] + [f"CAST(:{floor} AS bigint[])" for floor in floors])
+    return Then(
+        f"SELECT v.lane, {_firsts('v.')} FROM unnest({arrays}) AS v (lane, {', '.join(floors)})",  # noqa: S608
+        (bindparam("lane", type_=ARRAY(Uuid())), *(bindparam(floor, type_=ARRAY(BigInteger)) for floor in floors)),
+        (column("lane", Uuid()), *(column(f"at{priority}", BigInteger()) for priority in range(len(FLOORS)))),
+    )
+
+
+def _firsts(prefix: str) -> str:
+    return ", ".join(
         f"(SELECT next_at FROM sendq_job WHERE lane_id = {prefix}lane AND state = 'queued' AND priority = {priority}"  # noqa: S608
         f" AND next_at >= {prefix}floor{priority} ORDER BY next_at LIMIT 1) AS at{priority}"
-        for priority in range(3)
+        for priority in range(len(FLOORS))
     )
-    if dialect == "sqlite":
-        return text(f"SELECT {firsts}").bindparams(bindparam("lane", type_=Uuid()))
-    arrays = ", ".join(["CAST(:lane AS uuid[])"] + [f"CAST(:floor{priority} AS bigint[])" for priority in range(3)])
-    statement = text(f"SELECT v.lane, {firsts} FROM unnest({arrays}) AS v (lane, floor0, floor1, floor2)")  # noqa: S608
-    floors = (bindparam(f"floor{priority}", type_=ARRAY(BigInteger)) for priority in range(3))
-    return statement.bindparams(bindparam("lane", type_=ARRAY(Uuid())), *floors).columns(lane=Uuid())

@@ -21,21 +21,23 @@ from sqlalchemy import Connection, exists, select
 from sendq.clock import Micros
 from sendq.facts.jobs import JOB_CHANGES, LockedJob
 from sendq.facts.lanes import UNKNOWN, WHOLE_APPLICATION, Lane, Pair
-from sendq.facts.outcomes import Hold, Outcome, Scope
+from sendq.facts.outcomes import Attempt, Hold, Outcome, Scope
 from sendq.facts.turns import Begin, End, Group, Recorded, Shrink
 from sendq.ids import new_id
 from sendq.ledger import events, snapshots
-from sendq.ledger.attempts import insert_new_and_lock, replaced_untried
+from sendq.ledger.attempts import Inserted, insert_new_and_lock, lock_lanes_and_insert_new, replaced_untried
 from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import Then
 from sendq.ledger.delivery_status import apply_known, failed_later
 from sendq.ledger.dispatching import pairs
 from sendq.ledger.dispatching.budgets import reserve
-from sendq.ledger.dispatching.lanes import NEVER, lock_changes, write_changes
+from sendq.ledger.dispatching.lanes import NEVER, Firsts, firsts_in, lock, then_first_waiting, write_changes
 from sendq.ledger.dispatching.turns import begin
 from sendq.ledger.enqueue import NO_VAULT, notify
 from sendq.ledger.jobs import store_changes, unchanged
 from sendq.ledger.walks import lock_batches, record_page
 from sendq.rules.job_change import after_outcome, event_of_end, sent_with_another_key
+from sendq.rules.lane_change import LaneChange
 from sendq.rules.pace import PROVEN_FOR
 from sendq.rules.rule_ids import JOB_REFUSED, KEY_CHECK
 from sendq.rules.states import FINAL, MOVES, Event, State
@@ -55,7 +57,9 @@ class _Recording:
 
     def __init__(self, connection: Connection, group: Group, *, now: Micros, vault: Vault) -> None:
         self._connection, self._group, self._now, self._vault = connection, group, now, vault
-        self._lanes = lock_changes(connection, group.lane_ids())
+        self._inserted: Inserted | None = None  # what was locked and written together with the lanes
+        self._lanes = {lane_id: LaneChange(lane) for lane_id, lane in self._locked_lanes().items()}
+        self._waiting: Mapping[UUID, Firsts] = {}  # of some lanes, what waits there as of now
         self._pairs: Mapping[tuple[str, str], Pair] = {}
         self._missing: list[Outcome] = []  # of grants that the API does not know, as of now
         self._events: list[dict[str, Any]] = []
@@ -69,20 +73,36 @@ class _Recording:
         self._change_turns()
         self._prove_pairs()
         self._check_keys()
-        notify_at = write_changes(self._connection, self._lanes.values(), now=self._now)
+        notify_at = write_changes(self._connection, self._lanes.values(), now=self._now, known=self._waiting)
         if notify_at != NEVER:
             self._recorded.wants_turns = True
             notify(self._connection, at=notify_at)
         return self._recorded
+
+    def _locked_lanes(self) -> Mapping[UUID, Lane]:
+        """Lock the lanes; on PostgreSQL also the jobs, in the same statement, if no pair has to be locked before them.
+
+        That writes the attempts too, as `_apply_outcomes` would.
+        """
+        lanes, attempts = self._group.lane_ids(), self._attempts()
+        pairs_too = self._group.proven or any(one.hold and _concerns_pairs(one.hold) for one in self._group.outcomes)
+        if not attempts or pairs_too or self._connection.dialect.name != "postgresql":
+            return lock(self._connection, lanes)
+        locked, self._inserted = lock_lanes_and_insert_new(self._connection, lanes, attempts, self._job_ids())
+        return locked
+
+    def _attempts(self) -> list[Attempt]:
+        return [outcome.attempt for outcome in self._group.outcomes if outcome.attempt is not None]
+
+    def _job_ids(self) -> list[UUID]:
+        return [one.job_id for items in (self._group.outcomes, self._group.begins) for one in items]
 
     def _lock_pairs(self) -> None:
         """Lock the pairs that will change; all pairs of an application, because a hold may concern each of them."""
         holds = [
             (self._lane_of(one), one.hold)
             for one in self._group.outcomes
-            if one.hold
-            and (one.hold.above_grant or one.hold.identify or one.hold.missing)
-            and one.lane_id in self._lanes
+            if one.hold and _concerns_pairs(one.hold) and one.lane_id in self._lanes
         ]
         applications = {lane.application for lane, _ in holds} | {name for name, _ in self._group.proven}
         if applications:
@@ -110,11 +130,11 @@ class _Recording:
     def _apply_outcomes(self) -> None:
         """Write the attempts; if one exists already, an earlier try of this group applied its outcome."""
         outcomes = self._group.outcomes
-        attempts = [outcome.attempt for outcome in outcomes if outcome.attempt is not None]
-        # All jobs are locked in one statement, in order, because a cancel or an erasure locks many too.
-        ids = [one.job_id for one in outcomes]
-        ids += [one.job_id for one in self._group.begins] + [job_id for job_id, _ in self._blamed(outcomes)]
-        fresh, locked = insert_new_and_lock(self._connection, attempts, ids)
+        if self._inserted is None:
+            # All jobs are locked in one statement, in order, because a cancel or an erasure locks many too.
+            ids = self._job_ids() + [job_id for job_id, _ in self._blamed(outcomes)]
+            self._inserted = insert_new_and_lock(self._connection, self._attempts(), ids)
+        fresh, locked = self._inserted
         first = [outcome for outcome in outcomes if outcome.attempt is None or outcome.id in fresh]
         jobs = self._jobs = self._apply(first, self._blamed(first), locked)
         repeated = [outcome for outcome in outcomes if outcome.attempt is not None and outcome.id not in fresh]
@@ -160,12 +180,32 @@ class _Recording:
             for job_id, job in jobs.items()
             if job is not before[job_id]
         ]
-        store_changes(self._connection, changed, now=self._now, counts=counts, going_on=going_on)
+        then = self._first_waiting_after(changed)
+        found = store_changes(self._connection, changed, now=self._now, counts=counts, going_on=going_on, then=then)
+        self._waiting = firsts_in(found)
         snapshots.record(self._connection, outcomes, jobs, late=late, vault=self._vault)
         # A report may show that the mail went out; then it must not be sent again, not even a moment later.
         unsent = [job.id for job, after in changed if job.operation == "send" and after["state"] != State.SENT]
         apply_known(self._connection, unsent, now=self._now)
         return jobs
+
+    def _first_waiting_after(
+        self, changed: Sequence[tuple[LockedJob, Mapping[str, Any]]]
+    ) -> tuple[Then, Mapping[str, Any]] | None:
+        """The query for what waits in the lanes that will be written, if it can be part of the statement that writes
+        these jobs: that sees the jobs as they were before, so none may enter or leave the queue, now or later.
+        """
+        if self._group.begins or self._connection.dialect.name != "postgresql":
+            return None
+        if any(State.QUEUED in (before.state, after["state"]) for before, after in changed):
+            return None
+        turns = {item.lane_id for items in (self._group.ends, self._group.shrinks) for item in items}
+        floors = {
+            lane_id: change.after.floors
+            for lane_id, change in self._lanes.items()
+            if change.columns or lane_id in turns
+        }
+        return then_first_waiting(floors) if floors else None
 
     def _refuted(self, outcomes: Sequence[Outcome], jobs: Mapping[UUID, LockedJob]) -> set[UUID]:
         """Those of these outcomes that tell late of an acceptance which a report has called a failure since."""
@@ -360,6 +400,11 @@ class _Recording:
 def _is_in_turn(job: LockedJob, outcome: Outcome) -> bool:
     """Whether a job is still on the wire in the turn that its outcome comes from."""
     return job.state == State.SENDING and job.turn == outcome.fence
+
+
+def _concerns_pairs(hold: Hold) -> bool:
+    """Whether a hold may change the pairs above its grant."""
+    return hold.above_grant or hold.identify or hold.missing
 
 
 def _pair_of(lane: Lane, hold: Hold) -> tuple[str, str]:

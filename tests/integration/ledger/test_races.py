@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -22,6 +22,7 @@ from sendq import State, clock
 from sendq.facts.lanes import Lane
 from sendq.facts.turns import Claimed, Group, Turn
 from sendq.ids import new_id
+from sendq.ledger.attempts import Inserted, insert_new_and_lock
 from sendq.ledger.db import migrate, schema
 from sendq.ledger.db.engine import open_engine, writing
 from sendq.ledger.dispatching import lanes, record, rescue, turns, workers
@@ -141,20 +142,19 @@ class TestAJobCommittedAgainstATurnsEnd:
         """So the test above can fail: this is the statement that must never be written."""
         scanned: dict[UUID, tuple[None, Any, None]] = {}
 
-        def lock_and_scan(connection: Connection, ids: Any) -> dict[UUID, Lane]:
+        def lock_and_scan(
+            connection: Connection, ids: Any, attempts: Any, jobs: Any
+        ) -> tuple[dict[UUID, Lane], Inserted]:
             first = "(SELECT min(next_at) FROM sendq_job WHERE lane_id = sendq_lane.id AND state = 'queued')"
             statement = select(schema.lane, text(f"{first} AS first")).where(schema.lane.c.id.in_(ids))
             rows = connection.execute(statement.with_for_update(of=schema.lane)).all()
             scanned.update({row.id: (None, row.first, None) for row in rows})
-            return {row.id: Lane._make(row[:-1]) for row in rows}
-
-        def as_scanned(_: Connection, wanted: Mapping[UUID, Any]) -> dict[UUID, Any]:
-            return {lane_id: scanned[lane_id] for lane_id in wanted}
+            return {row.id: Lane._make(row[:-1]) for row in rows}, insert_new_and_lock(connection, attempts, jobs)
 
         def close(connection: Connection, ledger: Ledger, claimed: Claimed) -> None:
             with monkeypatch.context() as patch:
-                patch.setattr(lanes, "lock", lock_and_scan)
-                patch.setattr(lanes, "first_waiting", as_scanned)
+                patch.setattr(record, "lock_lanes_and_insert_new", lock_and_scan)
+                patch.setattr(record, "firsts_in", lambda _: scanned)
                 by_its_end(connection, ledger, claimed)
 
         assert not is_served(pg_ledger, closes_while_a_job_arrives(pg_ledger, close, run))
