@@ -22,6 +22,9 @@ OPTIONS = ("--without-gossip", "--without-mingle")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a worker until it is stopped; raises `SystemExit` with its status. Default: the arguments of this process."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    from worker.processes import allocator
+
+    allocator.settle()
     for name in NOT_IMPORTED:  # before anything that may import it
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # Python's way to make an import fail
 

@@ -53,6 +53,11 @@ check(
     "sentry_sdk", "urllib3",  # only with SENTRY_DSN
     "sendq.queue", "tasks.enqueue", "email_validator",  # only with SENDQ_ENQUEUE_TASK
     "tasks.policy.policy_file",  # only with SENDQ_POLICY_FILE
+    "sqlite3",  # only with a ledger in a file
+    "aiohttp.web", "aiohttp.test_utils", "sqlalchemy.ext", "sqlalchemy.dialects.mysql", "kombu.transport.pyamqp",
+    "celery.fixups", "celery.contrib", "celery.concurrency.prefork", "unittest", "xml", "smtplib", "babel", "dns",
+    "sendq.api", "sendq.console", "sendq.simulator", "sendq.operators", "sendq.enqueueing.validation",
+    "worker.demo",
 )
 """
 
