@@ -160,8 +160,7 @@ def send_many(url: str, number: int) -> dict[str, Any]:
 
 def send(url: str, number: int) -> dict[str, Any]:
     """One send after the other, each with a key and a new message object, as in an application."""
-    engine = open_engine(url)
-    queue = SendQueue(engine)
+    queue = SendQueue(url)
     for at in range(100):
         queue.send(f"{GRANT}-{at}", _message(at), key=f"warm{at}")
     before, began, cpu = _peak_mb(), time.perf_counter(), time.process_time()
@@ -170,7 +169,7 @@ def send(url: str, number: int) -> dict[str, Any]:
     cpu_s, wall_s = time.process_time() - cpu, time.perf_counter() - began
     statements: list[str] = []
 
-    @event.listens_for(engine, "before_cursor_execute")
+    @event.listens_for(queue._ledger.engine, "before_cursor_execute")
     def count(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         statements.append(statement)
 

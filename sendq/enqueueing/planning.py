@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
@@ -29,6 +30,10 @@ from sendq.messages.wire_format import Request, SharedText, request_of, with_sha
 from sendq.rules.expiry import EXPIRY
 from sendq.rules.rule_ids import AFTER
 from sendq.rules.waiting_job import HELD, approve_by_of
+
+_TAGS, _NEEDS_APPROVAL, _WINDOW, _TRACEPARENT = (
+    attrgetter(f"options.{name}") for name in ("tags", "needs_approval", "window", "traceparent")
+)
 
 NOTHING_DROPPED: Mapping[int, Message] = MappingProxyType({})
 
@@ -136,11 +141,9 @@ def _rows(
     contents: dict[bytes, Content] = {}
     wakes = Wakes()
     lanes: dict[tuple[str, str], UUID] = {}
-    tagged = any(send.options.tags for send in sends)
-    gated = any(send.options.needs_approval for send in sends)
-    windowed = any(send.options.window for send in sends)
+    tagged, gated, windowed = (any(map(of_send, sends)) for of_send in (_TAGS, _NEEDS_APPROVAL, _WINDOW))
     active = active_traceparent()
-    traced = active is not None or any(send.options.traceparent for send in sends)
+    traced = active is not None or any(map(_TRACEPARENT, sends))
     followings: list[Following] = []
     some_follow = any(follows(send.options) for send in sends)
     job_ids = new_ids(len(sends)) if replaces is None else [replaces]

@@ -58,16 +58,15 @@ def store(
         Unreadable: a key exists, and its digest is sealed with an encryption key that this vault does not have, or
             was altered.
     """
-    found = _claim_keys(connection, plan, vault)
+    found = _claim_keys(connection, plan, vault) if plan.keys else {}
     known = {key["job_id"] or key["batch_id"] for key in plan.keys if (key["application"], key["key"]) in found}
     batch: list[Mapping[str, Any]] = []
     if plan.batch is not None:
         if plan.batch["id"] in known:
             return found
         batch.append(sealing.batch_row(plan.batch, vault))
-    jobs = chunks(sealing.job_row(job, vault) for job in plan.jobs if job["id"] not in known)
-    wanted = (payload for payload in plan.payloads if payload["job_id"] not in known)
-    payloads = chunks(sealing.payload_rows(wanted, plan, vault))
+    jobs = chunks(sealing.job_rows(_new(plan.jobs, "id", known), vault))
+    payloads = chunks(sealing.payload_rows(_new(plan.payloads, "job_id", known), plan, vault))
     first = next(jobs, [])
     parts: list[tuple[Table, Sequence[Mapping[str, Any]]]] = [
         (schema.batch, batch),
@@ -94,6 +93,11 @@ def store(
     if stored:
         append_wakes(connection, plan.wakes, at=at)
     return found
+
+
+def _new(rows: Iterable[Mapping[str, Any]], name: str, known: set[UUID]) -> Iterable[Mapping[str, Any]]:
+    """The rows of jobs that no key named before."""
+    return (row for row in rows if row[name] not in known) if known else rows
 
 
 def tag_rows(jobs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -22,9 +22,13 @@ def batch_row(batch: Row, vault: Vault) -> Row:
     return {**batch, "body": body.data, "cipher_key": body.key_name}
 
 
-def job_row(job: Row, vault: Vault) -> Row:
-    """The row of a job, with a tag if it has no body of its own."""
-    if not vault or job["object_id"] is None:
+def job_rows(jobs: Iterable[Row], vault: Vault) -> Iterable[Row]:
+    """The rows of jobs, with a tag for each that has no body of its own."""
+    return (_job_row(job, vault) for job in jobs) if vault else jobs
+
+
+def _job_row(job: Row, vault: Vault) -> Row:
+    if job["object_id"] is None:
         return job
     return {**job, **tag(job["batch_id"], job["lane_id"], job["operation"], job["object_id"], vault)}
 
@@ -37,11 +41,12 @@ def tag(batch_id: UUID, lane_id: UUID, operation: str, object_id: str, vault: Va
     return {"seal": made.data, "seal_key": made.key_name}
 
 
-def payload_rows(payloads: Iterable[Row], plan: Plan, vault: Vault) -> Iterator[Row]:
+def payload_rows(payloads: Iterable[Row], plan: Plan, vault: Vault) -> Iterable[Row]:
     """The rows of payloads of a plan with their bodies sealed."""
-    if not vault:
-        yield from payloads
-        return
+    return _sealed_payloads(payloads, plan, vault) if vault else payloads
+
+
+def _sealed_payloads(payloads: Iterable[Row], plan: Plan, vault: Vault) -> Iterator[Row]:
     jobs = {job["id"]: job for job in plan.jobs} if plan.payloads else {}
     files: dict[UUID, list[File]] = {}
     for piece in plan.pieces:

@@ -34,6 +34,8 @@ REMEMBERED: Micros = 1 * SECOND
 
 BY = "suppression"
 
+NOBODY_SUPPRESSED = Verdict()
+
 # The key of the digests, if an application has a list.
 _KEY_OF_LIST = sealed_digest_key().where(
     exists().where(schema.suppression.c.application == bindparam("application", type_=String))
@@ -76,6 +78,8 @@ class Enqueuer:
         verdict = self.judge(
             connection, sends, own=own, indexed=indexed, of_batch=left_out is not None, now=now, vault=vault
         )
+        if verdict is NOBODY_SUPPRESSED:
+            return store_jobs(connection, planned, now=now, cap=cap, vault=vault, last=last)
         if verdict.problems:
             raise SuppressedRecipients(verdict.problems)
         if left_out is not None:
@@ -110,7 +114,7 @@ class Enqueuer:
         """What becomes of sends because of their suppressed recipients: see `store`."""
         hits = [*own, *self._hits(connection, sends, vault, now=now)]
         if not hits:
-            return Verdict()
+            return NOBODY_SUPPRESSED
         known = _positions_of_known_keys(connection, sends, {hit.position for hit in hits})
         new = (hit for hit in hits if hit.position not in known)
         return judge(sends, new, indexed=indexed, of_batch=of_batch)

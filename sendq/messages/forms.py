@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from json import JSONEncoder
+from json.encoder import encode_basestring
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -25,14 +26,13 @@ MAX_MULTIPART_BYTES = MOST_BYTES
 _encode = JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
 
 
+# A text as a JSON string: what `_encode` does with one.
+quoted = encode_basestring
+
+
 def encoded(value: Any) -> bytes:
     """Compact JSON in UTF-8."""
     return _encode(value).encode()
-
-
-def quoted(text: str) -> str:
-    """A text as a JSON string."""
-    return _encode(text)
 
 
 def content_length(form: str, size: int) -> int:

@@ -76,7 +76,7 @@ def send_text(message: Message, *, escaped_body: bytes | None = None) -> SendTex
     if escaped_body is not None:
         body = b',"body":"' + escaped_body + b'"'
     elif message.body is not None:
-        body = b',"body":' + encoded(message.body)
+        body = b',"body":' + quoted(message.body).encode()
     rest = _rest(message)
     some_get_mark = "metadata" in rest or "custom_headers" in rest
     return SendText(",".join(head).encode(), body, _after_others(rest), rest if some_get_mark else None)

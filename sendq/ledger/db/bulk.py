@@ -32,6 +32,8 @@ POSTGRESQL = postgresql()  # type: ignore[no-untyped-call]
 # Rows per round trip: large enough that the trip does not matter, small enough that memory stays flat.
 CHUNK = 1_000
 
+_NO_COLUMN = frozenset[str]()
+
 # Rows from which on SQLite inserts them together before it tries them one by one.
 MANY = 50
 
@@ -63,7 +65,7 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> No
         return
     if connection.dialect.name == "postgresql":
         columns = tuple(rows[0])
-        own, values = _said_once(columns, rows)
+        own, values = _to_insert(columns, rows)
         constant.rows(connection, _unnest_insert(table, columns, own, ""), values)
     else:
         insert_tuples(connection, table, rows)
@@ -91,9 +93,11 @@ def insert_together(
     inserts, parameters = [], dict(given)
     for number, (table, rows) in enumerate(parts):
         columns = tuple(rows[0])
-        own, values = _said_once(columns, rows)
+        own, values = _to_insert(columns, rows)
         inserts.append((table, columns, own))
-        parameters |= {f"{_prefix(number)}{name}": value for name, value in values.items()}
+        prefix = _prefix(number)
+        for name, value in values.items():
+            parameters[prefix + name] = value
     constant.rows(connection, _insert_together(tuple(inserts), then or "SELECT 1"), parameters, last=last)
 
 
@@ -103,7 +107,7 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Row], return
         return set()
     if connection.dialect.name == "postgresql":
         columns = tuple(rows[0])
-        own, values = _said_once(columns, rows)
+        own, values = _to_insert(columns, rows)
         return {row[0] for row in constant.rows(connection, _insert_new(table, columns, own, returning), values)}
     if len(rows) >= MANY and _all_new(connection, table, rows):
         return {row[returning] for row in rows}
@@ -140,7 +144,7 @@ def insert_new_then(
     The query finds the ids of the new rows in ``fresh``. ``given``: its parameters, not named as columns are.
     """
     columns = tuple(rows[0])
-    own, values = _said_once(columns, rows)
+    own, values = _to_insert(columns, rows)
     return constant.rows(connection, _insert_new_then(table, columns, own, then), {**values, **given})
 
 
@@ -181,6 +185,11 @@ def update_rows_then(
     columns = tuple(sorted(rows[0]))
     own, values = _said_once(columns, rows)
     return constant.rows(connection, _unnest_update_then(table, columns, own, then), {**values, **given})
+
+
+def _to_insert(columns: tuple[str, ...], rows: Sequence[Row]) -> tuple[frozenset[str], Row]:
+    """`_said_once` for an insert, which needs no array for a single row."""
+    return (_NO_COLUMN, rows[0]) if len(rows) == 1 else _said_once(columns, rows)
 
 
 def _said_once(columns: tuple[str, ...], rows: Sequence[Row]) -> tuple[frozenset[str], dict[str, Any]]:
@@ -235,8 +244,8 @@ def _types(table: Table, columns: tuple[str, ...], own: frozenset[str], prefix: 
 
 def _insert(table: Table, columns: tuple[str, ...], own: frozenset[str], prefix: str = "") -> str:
     values = ", ".join(_value(table, name, own, prefix) for name in columns)
-    rows = _unnest(table, columns, own, prefix)
-    return f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT {values} FROM {rows}"  # noqa: S608
+    rows = f" FROM {_unnest(table, columns, own, prefix)}" if own else ""
+    return f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT {values}{rows}"
 
 
 @lru_cache(maxsize=512)

@@ -34,7 +34,8 @@ def rows(
         return result.all() if result.returns_rows else []
     if not connection.in_transaction():
         connection.begin()  # or its commit would do nothing
-    text, defaults = _compiled(statement, _Alike(dialect))
+    kind: Any = type(dialect)  # mypy takes its instances' __hash__ for its own
+    text, defaults = _compiled(statement, kind)
     given = {**defaults, **values} if defaults else values
     cursor = None
     try:
@@ -52,24 +53,9 @@ def rows(
         connection._handle_dbapi_exception(error, text, None, cursor, None)
 
 
-class _Alike:
-    """A dialect as part of a cache's key: all of one class compile alike."""
-
-    __slots__ = ("dialect",)
-
-    def __init__(self, dialect: Dialect) -> None:
-        self.dialect = dialect
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Alike) and type(self.dialect) is type(other.dialect)
-
-    def __hash__(self) -> int:
-        return hash(type(self.dialect))
-
-
 @lru_cache(maxsize=1_000)
-def _compiled(statement: Executable, alike: _Alike) -> tuple[str, Mapping[str, Any]]:
-    """The text of a statement, and the values that it has itself."""
-    compiled = statement.compile(dialect=alike.dialect)  # type: ignore[attr-defined]
+def _compiled(statement: Executable, kind: type[Dialect]) -> tuple[str, Mapping[str, Any]]:
+    """The text of a statement, and the values that it has itself; all dialects of one class compile alike."""
+    compiled = statement.compile(dialect=kind())  # type: ignore[attr-defined]
     own = {name: bound.effective_value for name, bound in compiled.binds.items() if not bound.required}
     return str(compiled), own

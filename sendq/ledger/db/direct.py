@@ -114,6 +114,8 @@ class DirectConnection(Connection[tuple[Any, ...]]):
             return []
         if result.status != ExecStatus.TUPLES_OK:
             self._fail(result)
+        if not result.ntuples:
+            return []
         converter.set_pgresult(result)
         try:
             return converter.load_rows(0, result.ntuples, tuple)

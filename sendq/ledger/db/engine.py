@@ -129,10 +129,11 @@ def open_callers_engine(url: str | URL, *, monotonic: Callable[[], float] = time
     return engine
 
 
-def _ping_rested(
-    engine: Engine, monotonic: Callable[[], float], *, look: Callable[[Any], bool] = lambda _connection: False
-) -> None:
-    """Ping a connection at checkout if it was unused for more than `FRESH_S`, or if ``look`` suspects that it ended."""
+Look = Callable[[Any], bool]
+
+
+def _ping_rested(engine: Engine, monotonic: Callable[[], float], *, look: Look | None = None) -> None:
+    """Replace a connection at checkout that does not live any more (`still_lives`)."""
 
     @event.listens_for(engine, "checkin")
     def used(_connection: Any, record: Any) -> None:
@@ -141,12 +142,20 @@ def _ping_rested(
     @event.listens_for(engine, "checkout")
     def taken(connection: Any, record: Any, _fairy: Any) -> None:
         used_at = record.info.get("sendq_used_at")
-        if used_at is None or (monotonic() - used_at <= FRESH_S and not look(connection)):
-            return
-        try:
-            engine.dialect.do_ping(connection)
-        except engine.dialect.loaded_dbapi.Error as error:
-            raise exc.DisconnectionError from error  # the pool opens another one
+        if used_at is not None and not still_lives(engine, connection, monotonic() - used_at, look=look):
+            raise exc.DisconnectionError  # the pool opens another one
+
+
+def still_lives(engine: Engine, connection: Any, unused_s: float, *, look: Look | None = None) -> bool:
+    """Whether a driver's connection works. It is pinged if it was unused for more than `FRESH_S`, or if ``look``
+    suspects that it has ended.
+    """
+    if unused_s <= FRESH_S and (look is None or not look(connection)):
+        return True
+    try:
+        return engine.dialect.do_ping(connection)
+    except engine.dialect.loaded_dbapi.Error:
+        return False
 
 
 def open_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
@@ -289,8 +298,10 @@ def without_translation(engine: Engine) -> Engine:
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """One transaction that writes. Raises `Retryable`, `LedgerUnavailable` or `SchemaMismatch`."""
-    with translated(), engine.begin() as connection, leaving_bad_servers(connection):
+    with translated(), engine.connect() as connection, leaving_bad_servers(connection):
+        connection.begin()
         yield connection
+        connection.commit()
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine
 
@@ -12,6 +12,9 @@ from sendq.ledger.db.engine import open_callers_engine, reading, translated, wit
 from sendq.ledger.db.forks import around_forks
 from sendq.ledger.db.joined import joined
 from sendq.ledger.db.own_ledger import OwnLedger, name_of_ledger
+
+if TYPE_CHECKING:
+    from sendq.ledger.db.kept import KeptConnection
 
 T = TypeVar("T")
 
@@ -26,6 +29,7 @@ class Transactions:
 
     def __init__(self, ledger: str | URL | Engine) -> None:
         self.engine = without_translation(ledger) if isinstance(ledger, Engine) else open_callers_engine(ledger)
+        self._kept = self._keeping(ledger)
         self._schema_is_right = False
         self._own = OwnLedger(self.engine)
         around_forks(self, before=_close_idle_files, in_child=_forget_connections)
@@ -38,6 +42,8 @@ class Transactions:
                     self._own.compare(stranger, self.read(name_of_ledger))
                 return action(connection)
         self._check_schema()
+        if self._kept is not None:
+            return self._kept.write(action)
         with writing(self.engine) as connection:
             return action(connection)
 
@@ -51,7 +57,16 @@ class Transactions:
 
     def close(self) -> None:
         """Close the pooled connections; the next transaction opens new ones."""
+        if self._kept is not None:
+            self._kept.close()
         self.engine.dispose()
+
+    def _keeping(self, ledger: str | URL | Engine) -> KeptConnection | None:
+        if isinstance(ledger, Engine) or self.engine.driver != "psycopg":
+            return None
+        from sendq.ledger.db.kept import KeptConnection  # imports psycopg
+
+        return KeptConnection(self.engine)
 
     def _check_schema(self) -> None:
         if not self._schema_is_right:
@@ -71,4 +86,6 @@ def _close_idle_files(transactions: Transactions) -> None:
 
 def _forget_connections(transactions: Transactions) -> None:
     """In a child: leave the parent's sockets open."""
+    if transactions._kept is not None:
+        transactions._kept.forget()
     transactions.engine.dispose(close=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,11 +10,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import exc, text
+from sqlalchemy import Connection, exc, text
 from sqlalchemy.orm import Session
 
 from sendq import LedgerUnavailable, SendQueue
 from sendq.ledger.db.engine import FRESH_S, open_callers_engine
+from sendq.ledger.db.kept import KeptConnection
 from tests.support.ledger import MESSAGE
 from tests.support.servers import PgServer
 
@@ -30,12 +32,11 @@ def queue(pg_server: PgServer) -> Iterator[SendQueue]:
 
 @contextmanager
 def traced(queue: SendQueue) -> Iterator[list[str]]:
-    """What the pooled connection sends to the server meanwhile and must await an answer to, as libpq writes it."""
+    """What the queue's connection sends to the server meanwhile and must await an answer to, as libpq writes it."""
     sent: list[str] = []
     with tempfile.NamedTemporaryFile("w+") as file:
-        connection = queue._ledger.engine.raw_connection()
-        libpq = connection.driver_connection.pgconn  # type: ignore[union-attr]
-        connection.close()
+        driver: Any = queue._ledger.write(None, lambda connection: connection.connection.driver_connection)
+        libpq = driver.pgconn
         libpq.trace(file.fileno())
         try:
             yield sent
@@ -60,22 +61,27 @@ class TestOneSend:
         assert jobs(queue) == 2
 
     def test_is_one_transaction_with_what_is_recorded_of_its_recipients(self, queue: SendQueue) -> None:
-        picky = SendQueue(queue._ledger.engine, suppressed=lambda _application, _category, _all: ["nyah@example.com"])
+        def own_list(_application: str, _category: str | None, _all: object) -> list[str]:
+            return ["nyah@example.com"]
+
+        picky = SendQueue(queue._ledger.engine.url, suppressed=own_list)
         picky.send("g0", MESSAGE)
         both = MESSAGE.model_copy(update={"to": ["leyah@example.com", "nyah@example.com"]})
-        with traced(queue) as sent:
+        with traced(picky) as sent:
             assert picky.send("g1", both, suppressed="drop").dropped == ("to[1]",)
+        picky.close()
         assert sent[0].startswith('Query\t "BEGIN')
         assert [one for one in sent if one.startswith('Query\t "')] == [sent[0], 'Query\t "COMMIT"']
 
     @pytest.mark.parametrize("cap", [1, 2])
     def test_is_stored_only_if_the_lane_has_room(self, queue: SendQueue, cap: int) -> None:
-        capped = SendQueue(queue._ledger.engine, lane_cap=cap)
+        capped = SendQueue(queue._ledger.engine.url, lane_cap=cap)
         if cap == 1:
             with pytest.raises(Exception, match="g0"):
                 capped.send("g0", MESSAGE)
         else:
             capped.send("g0", MESSAGE)
+        capped.close()
         assert jobs(queue) == cap
 
     def test_in_a_session_of_the_same_engine_is_the_sessions_to_commit(self, queue: SendQueue) -> None:
@@ -116,21 +122,36 @@ class TestAConnectionThatWasUsedJustNow:
         queue.send("g1", MESSAGE)
         assert jobs(queue) == 2
 
-    def test_is_not_pinged_until_it_has_rested(self, pg_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("kept", [True, False], ids=["kept", "in the pool"])
+    def test_is_not_pinged_until_it_has_rested(
+        self, pg_url: str, pg_server: PgServer, kept: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         at, pinged = [1_000.0], list[object]()
         engine = open_callers_engine(pg_url, monotonic=lambda: at[0])
         ping: Callable[[Any], bool] = engine.dialect.do_ping
+        kept_one = KeptConnection(engine, monotonic=lambda: at[0])
 
         def count(connection: Any) -> bool:
             pinged.append(connection)
             return ping(connection)
 
+        def asked() -> int:
+            if kept:
+                return kept_one.write(session_of)
+            with engine.begin() as connection:
+                return session_of(connection)
+
         monkeypatch.setattr(engine.dialect, "do_ping", count)
+        sessions = set()
         for rested, pings in ((0.0, 0), (FRESH_S / 2, 0), (FRESH_S * 1.5, 1)):
             at[0] += rested
-            with engine.begin() as connection:
-                connection.execute(text("SELECT 1"))
+            sessions.add(asked())
             assert len(pinged) == pings
+        assert len(sessions) == 1
+        pg_server.execute(f"SELECT pg_terminate_backend({sessions.pop()}, 5000)")
+        at[0] += FRESH_S * 1.5
+        asked()
+        kept_one.close()
         engine.dispose()
 
     def test_that_breaks_during_the_call_is_an_error_and_then_replaced(
@@ -146,6 +167,55 @@ class TestAConnectionThatWasUsedJustNow:
             queue.send("g1", MESSAGE)
         queue.send("g2", MESSAGE)
         assert jobs(queue) == 2
+
+
+class TestTheKeptConnection:
+    def test_is_used_for_one_transaction_at_a_time(self, queue: SendQueue) -> None:
+        def inside(connection: Connection) -> tuple[int, int]:
+            return session_of(connection), queue._ledger.write(None, session_of)
+
+        outer, inner = queue._ledger.write(None, inside)
+        assert outer != inner
+        assert queue._ledger.write(None, session_of) in (outer, inner)
+        assert checked_out(queue) == 1
+
+    def test_goes_back_after_an_error_and_has_rolled_back(self, queue: SendQueue) -> None:
+        def fails(connection: Connection) -> None:
+            connection.execute(text("DELETE FROM sendq_job"))
+            raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            queue._ledger.write(None, fails)
+        assert checked_out(queue) == 0
+        assert jobs(queue) == 1
+
+    def test_is_closed_with_the_queue_which_opens_another_one(self, queue: SendQueue) -> None:
+        before = queue._ledger.write(None, session_of)
+        queue.close()
+        assert checked_out(queue) == 0
+        assert queue._ledger.write(None, session_of) != before
+
+    def test_does_not_go_to_a_child_process(self, queue: SendQueue) -> None:
+        mine = queue._ledger.write(None, session_of)
+        ends, begins = os.pipe()
+        child = os.fork()
+        if not child:
+            os.write(begins, str(queue._ledger.write(None, session_of)).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert int(os.read(ends, 20)) != mine
+        assert queue._ledger.write(None, session_of) == mine
+        os.close(ends)
+        os.close(begins)
+
+
+def session_of(connection: Connection) -> int:
+    return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+
+
+def checked_out(queue: SendQueue) -> int:
+    pool: Any = queue._ledger.engine.pool
+    return int(pool.checkedout())
 
 
 def ends_all(server: PgServer, queue: SendQueue) -> None:
