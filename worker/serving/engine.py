@@ -197,10 +197,10 @@ class Engine:
             broke_off = True
             journal.bug("turn", lane=str(claimed.lane.id), grant=claimed.lane.grant_id)
         finally:
+            self._turns.discard(asyncio.current_task())
             name = (claimed.lane.id, claimed.lane.fence)
             self._in_flight.remove(name, lost=broke_off)
             self.slots.give(claimed.slots - self._spared.pop(name, 0))
-            self._turns.discard(asyncio.current_task())
 
     def ask(self, question: Callable[[NylasClient], Coroutine[Any, Any, T]], *, limit_s: float) -> T:
         """Query the API from another thread; the loop makes the call.

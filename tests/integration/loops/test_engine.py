@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from sendq import State, clock
 from sendq.errors import LedgerUnavailable
@@ -98,6 +99,20 @@ def at_once(house: House, *, busy: float = 1.0) -> bool:
         if begin is not None:
             begin()
         return begin is not None
+
+
+class TestATurnThatIsOver:
+    def test_is_not_waited_for_when_the_worker_stops(self, pg_ledger: Ledger, api: Simulator) -> None:
+        house = House(pg_ledger, api)
+        house.engine.start()
+        try:
+            pg_ledger.send()
+            assert house.engine.intake.take_on(house.offer()) == 1
+            eventually(lambda: house.engine.slots.used == 0, "the end of the turn")
+        finally:
+            with capture_logs() as logged:
+                house.engine.stop()
+        assert [one["calls"] for one in logged if one["event"] == "worker_stopping"] == [0]
 
 
 class TestATurnThatNobodyCarriesOut:
