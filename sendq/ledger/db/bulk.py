@@ -119,8 +119,8 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Row], return
 
 
 class Then(NamedTuple):
-    """A query that is part of a statement which writes rows. It does not see what that writes: all parts of a statement
-    see the tables as they were before it.
+    """A query, or another write, that is part of a statement which writes rows. It does not see what that writes: all
+    parts of a statement see the tables as they were before it.
 
     ``before``: a common table expression that precedes the write. ``where``: a condition of an insert.
     """
@@ -134,6 +134,20 @@ class Then(NamedTuple):
     def after(self, write: str) -> str:
         """The whole statement."""
         return f"WITH {self.before + ', ' if self.before else ''}{write} {self.text}"
+
+
+class Computed(NamedTuple):
+    """How an update computes columns from what it reads for each of its rows, on PostgreSQL.
+
+    ``read``: named expressions, to which ``v`` is a row as it is given. ``changes``: columns, and expressions to which
+    ``v`` also has what was read. ``given``: the columns of which they need each row's value.
+    """
+
+    read: str
+    changes: tuple[tuple[str, str], ...]
+    given: frozenset[str]
+    parameters: tuple[BindParameter[Any], ...]
+    returning: tuple[ColumnClause[Any], ...]
 
 
 def insert_new_then(
@@ -187,22 +201,40 @@ def update_rows_then(
     return constant.rows(connection, _unnest_update_then(table, columns, own, then), {**values, **given})
 
 
+def then_update(table: Table, rows: Sequence[Row], computed: Computed) -> tuple[Then, dict[str, Any]]:
+    """PostgreSQL: `update_rows` with columns that it computes, as a `Then`, and its parameters."""
+    columns = tuple(sorted(rows[0]))
+    own, values = _said_once(columns, rows, always=computed.given)
+    return _then_update(table, columns, own, computed), {f"{_THEN}{name}": value for name, value in values.items()}
+
+
+def execute_alone(connection: Connection, then: Then, given: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+    """Execute a `Then` as a statement: its rows."""
+    return constant.rows(connection, _alone(then), given)
+
+
 def _to_insert(columns: tuple[str, ...], rows: Sequence[Row]) -> tuple[frozenset[str], Row]:
     """`_said_once` for an insert, which needs no array for a single row."""
     return (_NO_COLUMN, rows[0]) if len(rows) == 1 else _said_once(columns, rows)
 
 
-def _said_once(columns: tuple[str, ...], rows: Sequence[Row]) -> tuple[frozenset[str], dict[str, Any]]:
-    """The columns whose values differ between rows, and the values to bind: a list for those, one for each other."""
+def _said_once(
+    columns: tuple[str, ...], rows: Sequence[Row], *, always: frozenset[str] = frozenset()
+) -> tuple[frozenset[str], dict[str, Any]]:
+    """The columns whose values differ between rows, and the values to bind: a list for those, one for each other.
+
+    ``always``: columns that get a list in any case.
+    """
     if len(rows) == 1:  # at least one array is needed for the number of rows
         (row,) = rows
-        return _first(columns), {**row, columns[0]: [row[columns[0]]]}
-    own = set()
+        lists = always or _first(columns)
+        return lists, {**row, **{name: [row[name]] for name in lists}}
+    own = set(always)
     values: dict[str, Any] = {}
     for name in columns:
         column = [row[name] for row in rows]
         # First and last are compared first: if values differ, these two nearly always do.
-        if column[-1] == column[0] and column.count(column[0]) == len(column):
+        if name not in always and column[-1] == column[0] and column.count(column[0]) == len(column):
             values[name] = column[0]
         else:
             own.add(name)
@@ -216,6 +248,10 @@ def _said_once(columns: tuple[str, ...], rows: Sequence[Row]) -> tuple[frozenset
 @lru_cache(maxsize=512)
 def _first(columns: tuple[str, ...]) -> frozenset[str]:
     return frozenset(columns[:1])
+
+
+# Of the parameters of a write that is part of another one.
+_THEN = "then_"
 
 
 def _prefix(number: int) -> str:
@@ -294,6 +330,25 @@ def _unnest_update(table: Table, columns: tuple[str, ...], own: frozenset[str], 
 def _unnest_update_then(table: Table, columns: tuple[str, ...], own: frozenset[str], then: Then) -> TextualSelect:
     statement = text(then.after(f"written AS ({_update(table, columns, own, 'id')})"))
     return statement.bindparams(*_types(table, columns, own), *then.parameters).columns(*then.columns)
+
+
+@lru_cache(maxsize=512)
+def _then_update(table: Table, columns: tuple[str, ...], own: frozenset[str], computed: Computed) -> Then:
+    values = {name: _value(table, name, own, _THEN) for name in columns if name != "id"} | dict(computed.changes)
+    changes = ", ".join(f"{name} = {value}" for name, value in values.items())
+    # OFFSET 0, or what is read would be read again wherever it is used.
+    rows = f"(SELECT v.*, {computed.read} FROM {_unnest(table, columns, own, _THEN)} OFFSET 0) AS v"  # noqa: S608
+    returning = ", ".join(f"t.{column.name}" for column in computed.returning)
+    return Then(
+        f"UPDATE {table.name} AS t SET {changes} FROM {rows} WHERE t.id = v.id RETURNING {returning}",  # noqa: S608
+        (*_types(table, columns, own, _THEN), *computed.parameters),
+        computed.returning,
+    )
+
+
+@lru_cache(maxsize=512)
+def _alone(then: Then) -> TextualSelect:
+    return text(then.text).bindparams(*then.parameters).columns(*then.columns)
 
 
 @lru_cache

@@ -5,7 +5,7 @@ presumed dead still knows what went out. Only the return of a job to the queue, 
 that the turn is still open.
 
     lanes, pairs and jobs are locked, in this order
-    attempts ─▶ jobs and their lanes ─▶ begins ─▶ slots and ends ─▶ pairs that work ─▶ lanes, with their next turns
+    attempts ─▶ slots and ends ─▶ jobs and their lanes ─▶ begins ─▶ pairs that work ─▶ lanes, with their next turns
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sendq.ledger.db.bulk import Then
 from sendq.ledger.delivery_status import apply_known, failed_later
 from sendq.ledger.dispatching import pairs
 from sendq.ledger.dispatching.budgets import reserve
-from sendq.ledger.dispatching.lanes import NEVER, Firsts, firsts_in, lock, then_first_waiting, write_changes
+from sendq.ledger.dispatching.lanes import NEVER, earliest, lock, then_write_changes, write_changes
 from sendq.ledger.dispatching.turns import begin
 from sendq.ledger.enqueue import NO_VAULT, notify
 from sendq.ledger.jobs import store_changes, unchanged
@@ -59,7 +59,7 @@ class _Recording:
         self._connection, self._group, self._now, self._vault = connection, group, now, vault
         self._inserted: Inserted | None = None  # what was locked and written together with the lanes
         self._lanes = {lane_id: LaneChange(lane) for lane_id, lane in self._locked_lanes().items()}
-        self._waiting: Mapping[UUID, Firsts] = {}  # of some lanes, what waits there as of now
+        self._next_at: Micros | None = None  # when one of the lanes wants its next turn, once they are written
         self._pairs: Mapping[tuple[str, str], Pair] = {}
         self._missing: list[Outcome] = []  # of grants that the API does not know, as of now
         self._events: list[dict[str, Any]] = []
@@ -70,13 +70,13 @@ class _Recording:
         self._lock_pairs()
         self._apply_outcomes()
         self._begin_jobs()
-        self._change_turns()
         self._prove_pairs()
         self._check_keys()
-        notify_at = write_changes(self._connection, self._lanes.values(), now=self._now, known=self._waiting)
-        if notify_at != NEVER:
+        if self._next_at is None:
+            self._next_at = write_changes(self._connection, self._lanes.values(), now=self._now)
+        if self._next_at != NEVER:
             self._recorded.wants_turns = True
-            notify(self._connection, at=notify_at)
+            notify(self._connection, at=self._next_at)
         return self._recorded
 
     def _locked_lanes(self) -> Mapping[UUID, Lane]:
@@ -180,32 +180,28 @@ class _Recording:
             for job_id, job in jobs.items()
             if job is not before[job_id]
         ]
-        then = self._first_waiting_after(changed)
-        found = store_changes(self._connection, changed, now=self._now, counts=counts, going_on=going_on, then=then)
-        self._waiting = firsts_in(found)
+        self._change_turns()
+        then = self._lanes_with(changed)
+        written = store_changes(self._connection, changed, now=self._now, counts=counts, going_on=going_on, then=then)
+        if then is not None:
+            self._next_at = earliest(written)
         snapshots.record(self._connection, outcomes, jobs, late=late, vault=self._vault)
         # A report may show that the mail went out; then it must not be sent again, not even a moment later.
         unsent = [job.id for job, after in changed if job.operation == "send" and after["state"] != State.SENT]
         apply_known(self._connection, unsent, now=self._now)
         return jobs
 
-    def _first_waiting_after(
+    def _lanes_with(
         self, changed: Sequence[tuple[LockedJob, Mapping[str, Any]]]
     ) -> tuple[Then, Mapping[str, Any]] | None:
-        """The query for what waits in the lanes that will be written, if it can be part of the statement that writes
-        these jobs: that sees the jobs as they were before, so none may enter or leave the queue, now or later.
+        """The write of the lanes, if it can be part of the statement that writes these jobs. As that sees the jobs as
+        they were before it, none may enter the queue or leave it, neither these nor others afterwards.
         """
-        if self._group.begins or self._connection.dialect.name != "postgresql":
+        if not changed or self._group.begins or self._connection.dialect.name != "postgresql":
             return None
         if any(State.QUEUED in (before.state, after["state"]) for before, after in changed):
             return None
-        turns = {item.lane_id for items in (self._group.ends, self._group.shrinks) for item in items}
-        floors = {
-            lane_id: change.after.floors
-            for lane_id, change in self._lanes.items()
-            if change.columns or lane_id in turns
-        }
-        return then_first_waiting(floors) if floors else None
+        return then_write_changes(self._lanes.values(), now=self._now)
 
     def _refuted(self, outcomes: Sequence[Outcome], jobs: Mapping[UUID, LockedJob]) -> set[UUID]:
         """Those of these outcomes that tell late of an acceptance which a report has called a failure since."""

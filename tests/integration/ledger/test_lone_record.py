@@ -53,18 +53,18 @@ def statements(ledger: Ledger, group: Group) -> int:
 
 
 class TestTheStatementsOfALoneOutcome:
-    def test_are_three_if_its_job_was_sent(self, pg_ledger: Ledger) -> None:
-        """Lock and insert; write the job and look what else waits; write the lane."""
+    def test_are_two_if_its_job_was_sent(self, pg_ledger: Ledger) -> None:
+        """Lock and insert; write the job, look what else waits, and write the lane."""
         (claimed,) = served(pg_ledger, "g1")
-        assert statements(pg_ledger, sent(claimed)) == 3
+        assert statements(pg_ledger, sent(claimed)) == 2
         assert pg_ledger.job(claimed.jobs[0].id).state == "sent"
         assert pg_ledger.lane().turn is None
 
-    def test_are_six_if_its_job_waits_again(self, pg_ledger: Ledger) -> None:
-        """What waits is looked for after the job is written; has a report said that it was sent? Wake the leader."""
+    def test_are_five_if_its_job_waits_again(self, pg_ledger: Ledger) -> None:
+        """The lane is written after the job; has a report said that it was sent? Wake the leader."""
         (claimed,) = served(pg_ledger, "g1")
         returned = outcome(claimed, claimed.jobs[0], Event.RETURN, next_at=pg_ledger.clock())
-        assert statements(pg_ledger, Group([returned], ends=[end(claimed)])) == 3 + 3
+        assert statements(pg_ledger, Group([returned], ends=[end(claimed)])) == 2 + 3
 
     def test_are_two_in_the_middle_of_a_turn(self, pg_ledger: Ledger) -> None:
         (claimed,) = served(pg_ledger, "g1")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -151,10 +151,14 @@ class TestAJobCommittedAgainstATurnsEnd:
             scanned.update({row.id: (None, row.first, None) for row in rows})
             return {row.id: Lane._make(row[:-1]) for row in rows}, insert_new_and_lock(connection, attempts, jobs)
 
+        def write_as_scanned(connection: Connection, changes: Iterable[Any], *, now: int) -> int:
+            return lanes.write_found(connection, list(changes), scanned, now=now)
+
         def close(connection: Connection, ledger: Ledger, claimed: Claimed) -> None:
             with monkeypatch.context() as patch:
                 patch.setattr(record, "lock_lanes_and_insert_new", lock_and_scan)
-                patch.setattr(record, "firsts_in", lambda _: scanned)
+                patch.setattr(record, "then_write_changes", lambda changes, *, now: None)
+                patch.setattr(record, "write_changes", write_as_scanned)
                 by_its_end(connection, ledger, claimed)
 
         assert not is_served(pg_ledger, closes_while_a_job_arrives(pg_ledger, close, run))
@@ -188,7 +192,7 @@ class TestAJobCommittedAgainstATurnsEnd:
             statements = len(seen)
             at += 1
             empty(pg_ledger)
-        assert at > 3
+        assert at > 2  # before, between and after two statements at least
 
 
 class TestEverythingAtOnce:
