@@ -138,6 +138,7 @@ class Dispatcher:
                 journal.bug("dispatcher")
                 self._count_failed_round()
                 self._stopping.wait(ERROR_PAUSE_S)
+        self._rounds.close()
 
     def _count_failed_round(self) -> None:
         """Give up leading for a while after some failed rounds in a row, and say so in the ledger."""

@@ -20,7 +20,7 @@ from sendq.clock import Micros
 from sendq.errors import Retryable
 from sendq.facts.lanes import Lane, Wake
 from sendq.facts.turns import Turn
-from sendq.ledger.db.engine import writing
+from sendq.ledger.db.kept import KeptConnection
 from sendq.ledger.dispatching import canary
 from sendq.ledger.dispatching.lanes import NEVER
 from sendq.ledger.dispatching.offers import (
@@ -86,7 +86,8 @@ class Rounds:
     """What the rounds of one term of leadership know of each other. Used by the dispatcher's thread only."""
 
     def __init__(self, ledger: Engine, *, now: clock.Clock, paces: Paces, claim_at_once: ClaimAtOnce) -> None:
-        self._ledger, self._now, self._paces, self._claim_at_once = ledger, now, paces, claim_at_once
+        self._now, self._paces, self._claim_at_once = now, paces, claim_at_once
+        self._connection = KeptConnection(ledger)
         self._floors = Floors()
         self.full = False  # whether lanes are due for which there are no slots
         self.expects_wakes = False  # a commit has notified, or the last round found new jobs
@@ -96,6 +97,10 @@ class Rounds:
     def forget(self) -> None:
         """Another process may have led since the last round."""
         self._floors = Floors()
+
+    def close(self) -> None:
+        """Give the connection back; a later round takes another one."""
+        self._connection.close()
 
     def run(self) -> Round:
         """One round; the turns that it claims for this process are begun."""
@@ -117,7 +122,7 @@ class Rounds:
     def _round(self, now: Micros, until_over: ExitStack | None) -> Round:
         """``until_over``: closed when the turns that were claimed at once are begun; None: claim none."""
         self._tried_at_once = False
-        with writing(self._ledger) as connection:
+        with self._connection.writing() as connection:
             self._floors.begin(now)
             quiet = None if self.full or self._many_woken else until_over
             wakes, lone = self._wake(connection, now=now, keep=quiet is not None)

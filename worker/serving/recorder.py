@@ -23,6 +23,7 @@ from sendq.errors import Retryable
 from sendq.facts.outcomes import Outcome, Sent
 from sendq.facts.turns import Begin, End, Group, Recorded, Shrink
 from sendq.ledger.db.engine import meaning_of
+from sendq.ledger.db.kept import KeptConnection
 from sendq.ledger.dispatching.record import record
 from sendq.ledger.enqueue import NO_VAULT
 from sendq.rules.states import Event
@@ -73,7 +74,8 @@ class Recorder:
         ``run_there`` runs a function in the thread of the turns that wait for their entries: once for a whole group.
         """
         self._vault, self._run_there = vault, run_there
-        self._engine, self._now, self._on_recorded, self._on_paused = engine, now, on_recorded, on_paused
+        self._now, self._on_recorded, self._on_paused = now, on_recorded, on_paused
+        self._connection = KeptConnection(engine)
         self._entries: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="sendq-recorder", daemon=True)
         self._gone = threading.Event()
@@ -102,6 +104,12 @@ class Recorder:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        try:
+            self._commit_entries()
+        finally:
+            self._connection.close()
+
+    def _commit_entries(self) -> None:
         while (first := self._entries.get()) is not None:
             entries = [first]
             last = False
@@ -144,7 +152,7 @@ class Recorder:
     def _commit(self, entries: Sequence[Entry]) -> None:
         began = time.monotonic()
         group = self._group_of(entries)
-        with self._engine.begin() as connection:
+        with self._connection.begin() as connection:
             recorded = record(connection, group, now=self._now(), vault=self._vault)
             failpoints.reached("recording")
         failpoints.reached("recorded")

@@ -1,53 +1,65 @@
-"""The connection of an application's last send, kept for its next one.
+"""A connection to the ledger that is kept from one short transaction to the next.
 
-SQLAlchemy takes as long to check a connection out of its pool and in again as the server takes for a send. So the one
-that was used last stays checked out. It is one of the pool's: all limits count it.
+SQLAlchemy takes as long to check a connection out of its pool and in again as the server takes for a short statement.
+So an application's sends, the dispatcher and the recorder keep the one that they used last. It is one of the pool's:
+all limits count it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from sendq.ledger.db.engine import still_lives, translated
-from sendq.ledger.db.waiting import may_be_closed
+from sendq.ledger.db.engine import Look, still_lives, translated
 
 T = TypeVar("T")
 
 
 class KeptConnection:
-    """Runs transactions on an engine of `open_callers_engine` for psycopg. Thread-safe.
+    """Runs transactions on an engine of this package (`sendq.ledger.db.engine`). Thread-safe.
 
     Threads that run transactions at the same time get connections of the pool.
     """
 
-    def __init__(self, engine: Engine, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._engine = engine
-        self._monotonic = monotonic
+    def __init__(
+        self, engine: Engine, *, look: Look | None = None, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``look``: as for `still_lives`."""
+        self._engine, self._look, self._monotonic = engine, look, monotonic
         # With the time of its last use; popped and appended, since each of the two is atomic.
         self._idle: list[tuple[Connection, float]] = []
 
     def write(self, action: Callable[[Connection], T]) -> T:
         """Run ``action`` in a new transaction, as `sendq.ledger.db.engine.writing` does."""
-        with translated():
-            connection = self._taken()
-            try:
-                connection.begin()
-                result = action(connection)
-                connection.commit()
-            except BaseException:
-                connection.close()  # rolls back
-                self.close()  # if the server will go on refusing, the pool has left it
-                raise
-            if self._idle:
-                connection.close()
-            else:
-                self._idle.append((connection, self._monotonic()))
-            return result
+        with self.writing() as connection:
+            return action(connection)
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A new transaction, as `sendq.ledger.db.engine.writing`."""
+        with translated(), self.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A new transaction, as SQLAlchemy's ``Engine.begin``: raises its exceptions."""
+        connection = self._taken()
+        try:
+            connection.begin()
+            yield connection
+            connection.commit()
+        except BaseException:
+            connection.close()  # rolls back
+            self.close()  # if the server will go on refusing, the pool has left it
+            raise
+        if self._idle:
+            connection.close()
+        else:
+            self._idle.append((connection, self._monotonic()))
 
     def close(self) -> None:
         """Return it to the pool; the next transaction takes another one."""
@@ -65,7 +77,7 @@ class KeptConnection:
         except IndexError:
             return self._engine.connect()
         driver_connection, unused_s = connection.connection.driver_connection, self._monotonic() - used_at
-        if still_lives(self._engine, driver_connection, unused_s, look=may_be_closed):
+        if still_lives(self._engine, driver_connection, unused_s, look=self._look):
             return connection
         connection.invalidate()
         connection.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine
 
@@ -11,10 +11,8 @@ from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_callers_engine, reading, translated, without_translation, writing
 from sendq.ledger.db.forks import around_forks
 from sendq.ledger.db.joined import joined
+from sendq.ledger.db.kept import KeptConnection
 from sendq.ledger.db.own_ledger import OwnLedger, name_of_ledger
-
-if TYPE_CHECKING:
-    from sendq.ledger.db.kept import KeptConnection
 
 T = TypeVar("T")
 
@@ -64,9 +62,9 @@ class Transactions:
     def _keeping(self, ledger: str | URL | Engine) -> KeptConnection | None:
         if isinstance(ledger, Engine) or self.engine.driver != "psycopg":
             return None
-        from sendq.ledger.db.kept import KeptConnection  # imports psycopg
+        from sendq.ledger.db.waiting import may_be_closed  # imports psycopg
 
-        return KeptConnection(self.engine)
+        return KeptConnection(self.engine, look=may_be_closed)
 
     def _check_schema(self) -> None:
         if not self._schema_is_right:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -61,6 +62,13 @@ class House:
             workers.register(connection, self.worker, name="w", pid=1, version="0", load=load, now=ledger.clock())
         self.start()
 
+    def stop(self) -> None:
+        self.dispatcher._rounds.close()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
     def start(self) -> None:
         """Start the process: what an earlier one remembered is gone, and its lease is over."""
         self.ledger.clock.advance(LEASE_S)
@@ -112,8 +120,17 @@ class House:
 
 
 @pytest.fixture
-def house(ledger: Ledger) -> House:
-    return House(ledger)
+def house(ledger: Ledger) -> Iterator[House]:
+    house = House(ledger)
+    yield house
+    house.stop()
+
+
+@pytest.fixture
+def pg_house(pg_ledger: Ledger) -> Iterator[House]:
+    house = House(pg_ledger)
+    yield house
+    house.stop()
 
 
 class TestALedgerThatIsWhole:
@@ -238,7 +255,7 @@ class TestALedgerThatNobodyRemembers:
         if run is not None:
             house.change_server(run)
         house.witness.counts.clear()
-        house.start()
+        house.restart()
         house.renew()
         return job
 
@@ -255,19 +272,19 @@ class TestALedgerThatNobodyRemembers:
         assert len(house.offered) == 1
         assert house.ledger.job(job).doubt_at is None
 
-    def test_is_served_if_its_server_has_run_ever_since(self, pg_ledger: Ledger) -> None:
-        house = House(pg_ledger)
+    def test_is_served_if_its_server_has_run_ever_since(self, pg_house: House) -> None:
+        house = pg_house
         self.restored(house, age_s=LONG_AGO_S)
         assert len(house.offered) == 1
 
-    def test_is_served_if_the_server_was_only_restarted_and_redis_remembers(self, pg_ledger: Ledger) -> None:
-        house = House(pg_ledger)
+    def test_is_served_if_the_server_was_only_restarted_and_redis_remembers(self, pg_house: House) -> None:
+        house = pg_house
         house.renew(5)
         house.ledger.send()
         run = house.standing.server
         assert run is not None
         house.change_server(f"{run.partition('@')[0]}@1")
-        house.start()
+        house.restart()
         house.renew()
         assert len(house.offered) == 1
         assert house.standing.proven_on == run
@@ -276,7 +293,7 @@ class TestALedgerThatNobodyRemembers:
         house.renew(9)
         house.change_server("00000001:1@1")
         house.witness.counts = dict.fromkeys(house.witness.counts, 3)
-        house.start()
+        house.restart()
         house.renew()
         assert house.standing.shut_because == Incomplete.UNPROVEN
 
@@ -292,7 +309,7 @@ class TestALedgerThatNobodyRemembers:
         house.change_server("00000001:1@1")
         house.witness.counts.clear()
         house.witness.away = True
-        house.start()
+        house.restart()
         house.renew(10)
         house.witness.away = False
         house.renew()
@@ -303,8 +320,8 @@ class TestAnotherServer:
     """A replica that took over, whose last moments nobody can prove, however much Redis and the workers remember."""
 
     @pytest.fixture
-    def house(self, pg_ledger: Ledger) -> House:
-        return House(pg_ledger)
+    def house(self, pg_house: House) -> House:
+        return pg_house
 
     def taken_over(self, house: House, *, age_s: float = 1) -> UUID:
         house.renew(5)
@@ -419,7 +436,7 @@ class TestANewLedgerWithoutRedis:
         house.witness.away = True
         house.ledger.send()
         for _ in range(4):
-            house.start()
+            house.restart()
             house.renew()
         house.witness.away = False
         house.renew()

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from functools import cache
@@ -177,7 +177,8 @@ class Machine(RuleBasedStateMachine):
 
         with self.ledger.writing() as connection:
             connection.execute(schema.pair.update().values(ramp=None, proven_at=self.clock()))
-        Rounds(self.ledger.engine, now=self.clock, paces=SLOW, claim_at_once=claim).run()
+        with closing(Rounds(self.ledger.engine, now=self.clock, paces=SLOW, claim_at_once=claim)) as rounds:
+            rounds.run()
 
     @precondition(lambda self: self.broker)
     @rule(worker=st.integers(0, 1))

@@ -72,6 +72,7 @@ class Standing:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger, self.clock, self.monotonic = ledger, ledger.clock, Monotonic()
         self.offered: list[UUID] = []
+        self.made: list[Dispatcher] = []
         self.leaderships: list[Leadership] = []  # of each dispatcher
 
     @property
@@ -94,7 +95,7 @@ class Standing:
                 poll_s=POLL_S,
             )
         )
-        return Dispatcher(
+        made = Dispatcher(
             self.ledger.engine,
             lambda bundles: self.offered.extend(turn.lane_id for bundle in bundles for turn in bundle),
             wakeup or Wakeup(),
@@ -107,6 +108,12 @@ class Standing:
             bundle_slots=100,
             **options,
         )
+        self.made.append(made)
+        return made
+
+    def close(self) -> None:
+        for dispatcher in self.made:
+            dispatcher._rounds.close()
 
     def prove_pair(self) -> None:
         """Calls of the lanes' pair have just succeeded, so that they need not go one by one."""
@@ -140,8 +147,10 @@ def statements(ledger: Ledger) -> Iterator[list[str]]:
 
 
 @pytest.fixture
-def standing(ledger: Ledger) -> Standing:
-    return Standing(ledger)
+def standing(ledger: Ledger) -> Iterator[Standing]:
+    standing = Standing(ledger)
+    yield standing
+    standing.close()
 
 
 class TestTheLease:
@@ -405,7 +414,7 @@ class TestADispatcherWhoseRoundsFail:
             failed.append(None)
             raise ImportError("cannot import name 'choose' from 'sendq.rules.fair_share'")
 
-        monkeypatch.setattr(broken, "_round_and_begin", fail)
+        monkeypatch.setattr(broken._rounds, "run", fail)
         job = standing.ledger.send("g1")
         broken.start()
         try:

@@ -58,7 +58,7 @@ class Dealer:
 
 
 @pytest.fixture
-def dealer(ledger: Ledger) -> Dealer:
+def dealer(ledger: Ledger) -> Iterator[Dealer]:
     """With free slots, and lanes g1 to g3 of a pair that works, of which none is due."""
     with ledger.writing() as connection:
         load = workers.Load(capacity=CAPACITY)
@@ -68,7 +68,9 @@ def dealer(ledger: Ledger) -> Dealer:
         ledger.finish(ledger.serve())
     set_pair(ledger, ramp=None, proven_at=ledger.clock())
     ledger.clock.advance(1)
-    return Dealer(ledger)
+    dealer = Dealer(ledger)
+    yield dealer
+    dealer.rounds.close()
 
 
 @pytest.fixture

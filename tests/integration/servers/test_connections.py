@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, exc, make_url, text
 from sendq.errors import LedgerUnavailable, Retryable, SchemaMismatch
 from sendq.ledger.db import constant, direct
 from sendq.ledger.db.engine import FRESH_S, open_async_engine, open_busy_engine, open_engine, reading, writing
+from sendq.ledger.db.kept import KeptConnection
 from tests.support.servers import PgServer
 
 Asked = Callable[[Engine], int]
@@ -43,6 +44,18 @@ def engine(pg_url: str, stopwatch: Stopwatch) -> Iterator[Engine]:
     engine.dispose()
 
 
+@pytest.fixture
+def own(engine: Engine, stopwatch: Stopwatch) -> Iterator[KeptConnection]:
+    own = KeptConnection(engine, monotonic=stopwatch)
+    yield own
+    own.close()
+
+
+def asked_of(own: KeptConnection) -> int:
+    with own.writing() as connection:
+        return int(connection.execute(PID).scalar_one())
+
+
 def asked(engine: Engine) -> int:
     """Ask something; the session that answered."""
     with reading(engine) as connection:
@@ -53,6 +66,49 @@ def asked_directly(engine: Engine) -> int:
     """The same by a statement that goes to the driver itself."""
     with reading(engine) as connection:
         return int(constant.rows(connection, PID, {})[0][0])
+
+
+class TestAConnectionThatAThreadKeeps:
+    def test_is_the_same_for_all_its_transactions(self, engine: Engine, own: KeptConnection) -> None:
+        sessions = {asked_of(own) for _ in range(3)}
+        assert len(sessions) == 1
+        assert sessions != {asked(engine)}  # nobody else gets it meanwhile
+        own.close()
+        assert sessions == {asked(engine)}
+
+    def test_commits_and_rolls_back(self, engine: Engine, own: KeptConnection) -> None:
+        with own.writing() as connection:
+            connection.execute(text("CREATE TABLE kept (id int)"))
+        with pytest.raises(exc.DataError), own.writing() as connection:
+            connection.execute(text("INSERT INTO kept VALUES (1 / 0)"))
+        with own.writing() as connection:
+            constant.rows(connection, text("INSERT INTO kept VALUES (2)"), {})
+        with reading(engine) as connection:
+            assert connection.execute(text("SELECT id FROM kept")).scalars().all() == [2]
+
+    def test_is_replaced_unseen_if_the_server_ended_it_while_it_rested(
+        self, own: KeptConnection, stopwatch: Stopwatch, pg_server: PgServer
+    ) -> None:
+        first = asked_of(own)
+        pg_server.execute(f"SELECT pg_terminate_backend({first}, 5000)")
+        stopwatch.at += FRESH_S * 1.5
+        assert asked_of(own) != first
+
+    def test_breaks_off_one_transaction_if_the_server_ended_it_in_use(
+        self, own: KeptConnection, pg_server: PgServer
+    ) -> None:
+        first = asked_of(own)
+        pg_server.execute(f"SELECT pg_terminate_backend({first}, 5000)")
+        with pytest.raises(LedgerUnavailable):
+            asked_of(own)
+        assert asked_of(own) != first
+
+    def test_is_replaced_if_it_breaks_within_a_transaction(self, own: KeptConnection) -> None:
+        first = asked_of(own)
+        end = text("SELECT pg_terminate_backend(pg_backend_pid())")
+        with pytest.raises(LedgerUnavailable), own.writing() as connection:
+            connection.execute(end)
+        assert asked_of(own) != first
 
 
 @pytest.mark.parametrize("asked", [asked, asked_directly])
