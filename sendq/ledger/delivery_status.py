@@ -134,6 +134,8 @@ def apply_known(connection: Connection, ids: Collection[UUID], *, now: Micros) -
     Without a report about any of them it is one query, which locks nothing.
     """
     reported = read_statuses(connection, ids) if ids else {}
+    if not reported:
+        return {}
     jobs = lock_jobs(connection, list(reported))
     statuses = read_statuses(connection, list(jobs)) if jobs else {}
     known = [(jobs[job_id], status) for job_id, status in statuses.items()]

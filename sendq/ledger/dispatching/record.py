@@ -308,6 +308,8 @@ class _Recording:
 
     def _begin_jobs(self) -> None:
         """Begin the jobs that open turns want to begin next, except in lanes that are held by now, or over a budget."""
+        if not self._group.begins:
+            return
         items = [
             item
             for item in self._group.begins
