@@ -23,7 +23,7 @@ from sendq.errors import KeyConflict
 from sendq.ledger import sealing
 from sendq.ledger.contents import store_pieces
 from sendq.ledger.db import constant, schema
-from sendq.ledger.db.bulk import CHUNK, chunks, insert_new, insert_rows, insert_together
+from sendq.ledger.db.bulk import CHUNK, chunks, insert_new, insert_rows, insert_together, insert_together_if_new
 from sendq.rules.tags import each_tag
 from sendq.vault import Vault
 
@@ -41,6 +41,10 @@ REPLACED = b"replaced "
 CHANNEL = "sendq_wake"
 _NOTIFYING = "SELECT pg_notify('sendq_wake', '') FROM sendq_leader WHERE sleeps_until > :at"
 _NOTIFY = text(_NOTIFYING)
+# The same in a statement that inserts a job only if its key is new; a row in any case if it is.
+_NOTIFYING_IF_NEW = (
+    "SELECT CASE WHEN sleeps_until > :at THEN pg_notify('sendq_wake', '') END FROM fresh LEFT JOIN sendq_leader ON true"
+)
 
 
 def store(
@@ -58,6 +62,8 @@ def store(
         Unreadable: a key exists, and its digest is sealed with an encryption key that this vault does not have, or
             was altered.
     """
+    if _is_lone_with_key(plan) and connection.dialect.name == "postgresql":
+        return _store_if_new(connection, plan, at=at, vault=vault, last=last)
     found = _claim_keys(connection, plan, vault) if plan.keys else {}
     known = {key["job_id"] or key["batch_id"] for key in plan.keys if (key["application"], key["key"]) in found}
     batch: list[Mapping[str, Any]] = []
@@ -93,6 +99,31 @@ def store(
     if stored:
         append_wakes(connection, plan.wakes, at=at)
     return found
+
+
+def _is_lone_with_key(plan: Plan) -> bool:
+    """Whether it is one send with a key, without files."""
+    if len(plan.keys) != 1 or plan.batch is not None or plan.pieces:
+        return False
+    return isinstance(plan.jobs, list) and len(plan.jobs) == len(plan.payloads) == 1
+
+
+def _store_if_new(
+    connection: Connection, plan: Plan, *, at: Micros, vault: Vault, last: bool
+) -> dict[tuple[str, str], UUID]:
+    """`store` for one send with a key, in one statement on PostgreSQL if its key is new."""
+    (key,), jobs = plan.keys, list(sealing.job_rows(plan.jobs, vault))
+    parts: list[tuple[Table, Sequence[Mapping[str, Any]]]] = [
+        (schema.job, jobs),
+        (schema.payload, list(sealing.payload_rows(plan.payloads, plan, vault))),
+        (schema.job_tag, tag_rows(jobs)),
+        (schema.wake, plan.wakes),
+    ]
+    then = _NOTIFYING_IF_NEW if _can_notify(connection) else "SELECT 1 FROM fresh"
+    row = schema.key, _sealed_key(key, vault)
+    if insert_together_if_new(connection, row, parts, then, last=last, at=at):
+        return {}
+    return _named_before(connection, [key], plan, vault)
 
 
 def _new(rows: Iterable[Mapping[str, Any]], name: str, known: set[UUID]) -> Iterable[Mapping[str, Any]]:
@@ -149,16 +180,24 @@ def _claim_keys(connection: Connection, plan: Plan, vault: Vault) -> dict[tuple[
         sealed_rows = [_sealed_key(row, vault) for row in chunk]
         fresh = insert_new(connection, schema.key, sealed_rows, returning="key")
         taken = [row for row in chunk if row["key"] not in fresh]
-        if not taken:
-            continue
-        names = [(row["application"], row["key"]) for row in taken]
-        table = schema.key.c
-        rows = connection.execute(select(schema.key).where(tuple_(table.application, table.key).in_(names)))
-        there = {(row.application, row.key): row for row in rows}
-        for row in taken:
-            name = (row["application"], row["key"])
-            alone = None if plan.message_digest is None else partial(plan.message_digest, row["job_id"])
-            found[name] = require_same(there[name], row["digest"], vault, message_digest=alone)
+        if taken:
+            found |= _named_before(connection, taken, plan, vault)
+    return found
+
+
+def _named_before(
+    connection: Connection, taken: Sequence[Mapping[str, Any]], plan: Plan, vault: Vault
+) -> dict[tuple[str, str], UUID]:
+    """What these keys of a plan name, which were used before; raises as `store` does."""
+    found: dict[tuple[str, str], UUID] = {}
+    names = [(row["application"], row["key"]) for row in taken]
+    table = schema.key.c
+    rows = connection.execute(select(schema.key).where(tuple_(table.application, table.key).in_(names)))
+    there = {(row.application, row.key): row for row in rows}
+    for row in taken:
+        name = (row["application"], row["key"])
+        alone = None if plan.message_digest is None else partial(plan.message_digest, row["job_id"])
+        found[name] = require_same(there[name], row["digest"], vault, message_digest=alone)
     return found
 
 

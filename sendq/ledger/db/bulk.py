@@ -90,15 +90,27 @@ def insert_together(
         return
     if not parts:
         return
-    inserts, parameters = [], dict(given)
-    for number, (table, rows) in enumerate(parts):
-        columns = tuple(rows[0])
-        own, values = _to_insert(columns, rows)
-        inserts.append((table, columns, own))
-        prefix = _prefix(number)
-        for name, value in values.items():
-            parameters[prefix + name] = value
-    constant.rows(connection, _insert_together(tuple(inserts), then or "SELECT 1"), parameters, last=last)
+    inserts, parameters = _of_parts(parts, given)
+    constant.rows(connection, _insert_together(inserts, then or "SELECT 1"), parameters, last=last)
+
+
+def insert_together_if_new(
+    connection: Connection,
+    new: tuple[Table, Row],
+    parts: Sequence[tuple[Table, Sequence[Row]]],
+    then: str,
+    *,
+    last: bool,
+    **given: Any,
+) -> bool:
+    """PostgreSQL: insert a row, and those of ``parts`` if its primary key was new; returns whether it was.
+
+    The statement ends with ``then``, which must have a row for that of ``fresh``. ``given``, ``last``: as in
+    `insert_together`.
+    """
+    table, row = new
+    inserts, parameters = _of_parts([(table, [row]), *((table, rows) for table, rows in parts if rows)], given)
+    return bool(constant.rows(connection, _insert_together(inserts, then, if_new=True), parameters, last=last))
 
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[Row], returning: str) -> set[Any]:
@@ -213,6 +225,24 @@ def execute_alone(connection: Connection, then: Then, given: Mapping[str, Any]) 
     return constant.rows(connection, _alone(then), given)
 
 
+_Inserts = tuple[tuple[Table, tuple[str, ...], frozenset[str]], ...]
+
+
+def _of_parts(
+    parts: Sequence[tuple[Table, Sequence[Row]]], given: Mapping[str, Any]
+) -> tuple[_Inserts, dict[str, Any]]:
+    """The inserts of one statement, and the values to bind."""
+    inserts, parameters = [], dict(given)
+    for number, (table, rows) in enumerate(parts):
+        columns = tuple(rows[0])
+        own, values = _to_insert(columns, rows)
+        inserts.append((table, columns, own))
+        prefix = _prefix(number)
+        for name, value in values.items():
+            parameters[prefix + name] = value
+    return tuple(inserts), parameters
+
+
 def _to_insert(columns: tuple[str, ...], rows: Sequence[Row]) -> tuple[frozenset[str], Row]:
     """`_said_once` for an insert, which needs no array for a single row."""
     return (_NO_COLUMN, rows[0]) if len(rows) == 1 else _said_once(columns, rows)
@@ -290,11 +320,18 @@ def _unnest_insert(table: Table, columns: tuple[str, ...], own: frozenset[str], 
 
 
 @lru_cache(maxsize=512)
-def _insert_together(inserts: tuple[tuple[Table, tuple[str, ...], frozenset[str]], ...], then: str) -> TextClause:
+def _insert_together(inserts: _Inserts, then: str, *, if_new: bool = False) -> TextClause:
+    """``if_new``: all but the first insert depend on whether that has inserted its row."""
     named, types = [], []
     for number, (table, columns, own) in enumerate(inserts):
         prefix = _prefix(number)
-        named.append(f"{prefix} AS ({_insert(table, columns, own, prefix)})")
+        insert = _insert(table, columns, own, prefix)
+        if not if_new:
+            named.append(f"{prefix} AS ({insert})")
+        elif not named:
+            named.append(f"fresh AS ({insert} ON CONFLICT DO NOTHING RETURNING 1)")
+        else:
+            named.append(f"{prefix} AS ({insert} WHERE EXISTS (SELECT FROM fresh))")
         types += _types(table, columns, own, prefix)
     return text(f"WITH {', '.join(named)} {then}").bindparams(*types)
 
