@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -184,10 +185,15 @@ class TestAMessageThatTheBrokerRepeats:
         assert_each_went_once(system, jobs + more)
 
 
+@pytest.fixture
+def standing(ledger: Ledger) -> Iterator[Standing]:
+    with closing(Standing(ledger)) as standing:
+        yield standing
+
+
 class TestTwoLeadersAtOnce:
-    def test_give_no_lane_two_turns(self, ledger: Ledger) -> None:
+    def test_give_no_lane_two_turns(self, ledger: Ledger, standing: Standing) -> None:
         """One slept past its lease, and goes on believing until it asks again."""
-        standing = Standing(ledger)
         first, second = standing.dispatcher(), standing.dispatcher()
         first.run_once()
         ledger.clock.advance(LEASE_S + 1)  # on the wall clock; its own stopwatch stood still, as in a suspended machine
@@ -207,7 +213,10 @@ class TestTwoLeadersAtOnce:
         assert standing.leads == [False, True]
 
     def test_give_no_lane_two_turns_at_the_same_moment(self, pg_ledger: Ledger) -> None:
-        standing = Standing(pg_ledger)
+        with closing(Standing(pg_ledger)) as standing:
+            self.lead_together(pg_ledger, standing)
+
+    def lead_together(self, pg_ledger: Ledger, standing: Standing) -> None:
         leaders = [standing.dispatcher() for _ in range(2)]
         leaders[0].run_once()
         pg_ledger.clock.advance(LEASE_S + 1)
