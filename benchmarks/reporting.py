@@ -41,7 +41,10 @@ def head(title: str, command: str) -> list[str]:
 
 def bars(held: Iterable[Bar]) -> list[str]:
     """Each bar, and whether it is met."""
-    rows = [{"bar": bar.what, "measured": bar.measured, "at most": bar.most, "met": bar.met} for bar in held]
+    rows = [
+        {"bar": bar.what, "measured": bar.measured, "at most": bar.most, "met": "yes" if bar.met else "**no**"}
+        for bar in held
+    ]
     return section("Bars", "", table(rows)) if rows else []
 
 
