@@ -161,7 +161,7 @@ class _Turn:
         """Run until every begun job has a recorded outcome and no further one may begin."""
         if self._lane.width == 1 or len(self._begun) + len(self._waiting) == 1:
             while self._begun:
-                await self._carry_out(self._begun.popleft())
+                await self._carry_out(self._take())
         else:
             await self._carry_out_together()
         if not self._ended:
@@ -172,7 +172,7 @@ class _Turn:
         bug: BaseException | None = None
         while self._begun or running:
             while self._begun:
-                running.add(asyncio.create_task(self._carry_out(self._begun.popleft())))
+                running.add(asyncio.create_task(self._carry_out(self._take())))
             done, running = await asyncio.wait(
                 running, return_when=asyncio.FIRST_COMPLETED, timeout=self._until_next_start()
             )
@@ -183,10 +183,17 @@ class _Turn:
         if bug is not None:  # raised only now, so that the outcomes of the other calls are recorded
             raise bug
 
-    async def _carry_out(self, job: ClaimedJob) -> None:
+    def _take(self) -> ClaimedJob:
+        """The next begun job. It is open from now on, and not from its task's first step: an outcome that comes in
+        between would begin another one in its place.
+        """
+        job = self._begun.popleft()
         self._open += 1
         if job.object_id is not None:
             self._objects.add(job.object_id)
+        return job
+
+    async def _carry_out(self, job: ClaimedJob) -> None:
         try:
             outcome = await self._outcome_of(job)
         except Exception:  # a bug in sendq, which must not affect the lane's other jobs

@@ -88,6 +88,19 @@ class TestCallsAtOnce:
         assert process.records[-1].end is not None
 
 
+    @pytest.mark.parametrize("seed", range(100))
+    def test_are_never_more_than_the_width_though_answers_and_commits_come_together(self, seed: int) -> None:
+        """An outcome that comes just before a begun job's task takes its first step counts that job too."""
+        chance = random.Random(seed)
+        width = chance.choice([2, 3, 4])
+        jobs = [job() for _ in range(40)]
+        brought = {one.id: (chance.choice([0.0, 0.001, 0.002, 0.003]), answer()) for one in jobs}
+        process = Process(replies=brought, commit_s=chance.choice([0.0, 0.001, 0.002]))
+        process.run(claim(jobs, ramp=width, pace=Pace(width)))
+        assert process.most_at_once <= width
+        assert process.events == [Event.ACCEPT] * len(jobs)
+
+
 class TestNoAnswer:
     def test_narrows_the_lane_to_one_call_at_a_time(self) -> None:
         jobs = [job() for _ in range(8)]
