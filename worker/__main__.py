@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     from worker.processes import allocator
 
-    allocator.settle()
+    allocator.tune()
     for name in NOT_IMPORTED:  # before anything that may import it
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # Python's way to make an import fail
 

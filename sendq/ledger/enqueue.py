@@ -52,7 +52,7 @@ def store(
 ) -> dict[tuple[str, str], UUID]:
     """Insert a plan, encrypted. Returns what its keys already name: the id of a job or batch by (application, key).
 
-    ``last``: this is all that the transaction still does, and nobody else shares it.
+    ``last``: this is the last step of the transaction, which is not a caller's.
 
     Rows of a key that already exists with the same content are not stored; with different content it is an error.
 

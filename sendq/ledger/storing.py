@@ -25,7 +25,7 @@ def store_jobs(
 ) -> list[Job]:
     """Store planned sends. Returns a job for each: the new one, or the older one that its key already names.
 
-    ``last``: the transaction does nothing more, and nobody else shares it.
+    ``last``: this is the last step of the transaction, which is not a caller's.
     """
     found = _store(connection, planned, now=now, cap=cap, vault=vault, last=last)
     return [

@@ -70,7 +70,7 @@ class Enqueuer:
         """Store planned sends. ``plan`` plans them again, without dropped recipients; ``own``: who is suppressed by the
         application's own list. ``left_out``: counts by reason the messages of a batch that have no recipient left; they
         are not stored, and have no job in the result. None: they are refused. ``last``: the transaction does nothing
-        more, and nobody else shares it.
+        more, and is not a caller's.
 
         Raises `SuppressedRecipients`, and what `store_jobs` raises.
         """

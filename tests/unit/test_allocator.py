@@ -25,7 +25,7 @@ def report():
 def mapped():
     return int(re.findall('type="mmap" count="([0-9]+)"', report())[-1])
 
-allocator.settle()
+allocator.tune()
 meeting = threading.Barrier(5)
 def thread():
     allocate(10_000)
@@ -53,6 +53,10 @@ def arenas_and_maps(**variables: str) -> list[str]:
 class TestTheAllocatorOfAWorker:
     def test_has_one_arena_and_maps_large_blocks_one_by_one_even_after_one_was_freed(self) -> None:
         assert arenas_and_maps() == ["1", "1"]
+
+    def test_is_left_alone_if_an_operator_tunes_it_in_glibcs_other_way(self) -> None:
+        tunables = f"glibc.malloc.arena_max=3:glibc.malloc.mmap_threshold={1024 * 1024}"
+        assert arenas_and_maps(GLIBC_TUNABLES=tunables) == ["3", "0"]
 
     def test_is_as_an_operator_set_it(self) -> None:
         arenas, maps = arenas_and_maps(MALLOC_ARENA_MAX="3", MALLOC_MMAP_THRESHOLD_=str(1024 * 1024))

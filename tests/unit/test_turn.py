@@ -87,7 +87,6 @@ class TestCallsAtOnce:
         assert set(process.outcomes) == {one.id for one in jobs}
         assert process.records[-1].end is not None
 
-
     @pytest.mark.parametrize("seed", range(100))
     def test_are_never_more_than_the_width_though_answers_and_commits_come_together(self, seed: int) -> None:
         """An outcome that comes just before a begun job's task takes its first step counts that job too."""

@@ -20,7 +20,7 @@ from sendq.clock import Micros
 from sendq.errors import Retryable
 from sendq.facts.lanes import Lane, Wake
 from sendq.facts.turns import Turn
-from sendq.ledger.db.kept import KeptConnection
+from sendq.ledger.db.kept_connection import KeptConnection
 from sendq.ledger.dispatching import canary
 from sendq.ledger.dispatching.lanes import NEVER
 from sendq.ledger.dispatching.offers import (
@@ -79,7 +79,7 @@ class Round:
 
 
 def none_at_once(_connection: Connection, _offered: Sequence[Lane], _busy: float, _until_over: ExitStack) -> None:
-    """For a process that claims no turns of its own dispatcher at once."""
+    """Leave all turns to be handed over."""
 
 
 class Rounds:
@@ -141,8 +141,8 @@ class Rounds:
             return self._serve(connection, seen, due, quiet, now=now, woken=len(wakes))
 
     def _wake(self, connection: Connection, *, now: Micros, keep: bool) -> tuple[Sequence[Wake], Sequence[Lane]]:
-        """Take in new jobs. Returns the wake rows, and lanes that are due and not yet written: none, unless all of a
-        few may be kept (``keep``).
+        """Take in new jobs. Returns the wake rows, and lanes that are due and not yet written: only if ``keep``, and if
+        they are few.
         """
         floors, expected = self._floors, self.expects_wakes
         self.expects_wakes, self._many_woken = False, False
@@ -189,19 +189,26 @@ class Rounds:
             if pair is None or pair.held_until > now or pair.allows(now=now) is not None:
                 return None
             waiting.setdefault(pair, []).append((lane.id, lane.ramp))
-        chosen = fair_share.choose({pair: fair_share.fit(some, seen.free) for pair, some in waiting.items()}, seen.free)
+        free = seen.free
+        chosen = fair_share.choose({pair: fair_share.fit(some, free) for pair, some in waiting.items()}, free)
         others_due = any(pair.wants_at <= now for pair in seen.pairs)
         if others_due or len(chosen) < len(lone) or any(lane.application == canary.APPLICATION for lane in lone):
             return None
         few = _opened(chosen, {lane.id: lane for lane in lone}, now=now)
-        offered = [Turn(lane.id, lane.fence, lane.turn_slots) for lane in few]
-        busy = _busy(offered, seen.capacity, seen.free)
-        self._tried_at_once = True
-        begin = self._claim_at_once(connection, few, busy, until_over)
+        offered = _turns(few)
+        begin = self._claim(connection, few, seen, until_over)
         if begin is None:
             return None
         failpoints.reached("offering")
+        busy = _busy(offered, seen.capacity, free)
         return Round(offered, woken, _first_wanted(seen, after=now), full=False, busy=busy, begin=begin)
+
+    def _claim(
+        self, connection: Connection, few: Sequence[Lane], seen: Overview, until_over: ExitStack
+    ) -> Callable[[], None] | None:
+        """Claim these turns in this transaction; None, and nothing is written, if that is not possible."""
+        self._tried_at_once = True
+        return self._claim_at_once(connection, few, _busy(_turns(few), seen.capacity, seen.free), until_over)
 
     def _serve(
         self,
@@ -231,10 +238,9 @@ class Rounds:
         canaries = frozenset(lanes)
         chosen = fair_share.choose(waiting, free)
         few = [] if until_over is None or canaries else _opened(chosen, whole, now=now)
-        offered, begin = [Turn(lane.id, lane.fence, lane.turn_slots) for lane in few], None
+        offered, begin = _turns(few), None
         if few and until_over is not None:
-            self._tried_at_once = True
-            begin = self._claim_at_once(connection, few, _busy(offered, seen.capacity, free), until_over)
+            begin = self._claim(connection, few, seen, until_over)
         if begin is None:
             offered = offer_turns(connection, chosen, now=now)
         if offered:
@@ -269,6 +275,10 @@ def _opened(chosen: Sequence[tuple[UUID, int]], whole: Mapping[UUID, Lane] | Non
     if not whole or len(chosen) > AT_ONCE_MOST or any(lane_id not in whole for lane_id, _ in chosen):
         return []
     return [opened(whole[lane_id], slots, now=now) for lane_id, slots in chosen]
+
+
+def _turns(lanes: Sequence[Lane]) -> list[Turn]:
+    return [Turn(lane.id, lane.fence, lane.turn_slots) for lane in lanes]
 
 
 def _busy(offered: Sequence[Turn], capacity: int, free: int) -> float:

@@ -1,6 +1,6 @@
 """Tune glibc's allocator for a process with many threads, of which one at a time runs Python.
 
-By default, each thread allocates from an arena of its own, where memory that is free stays free for that thread only.
+By default, each thread allocates from its own arena, whose free memory only that thread can use again.
 And once a large block has been freed, blocks of its size are no longer mapped one by one: the buffer of a quarter of a
 megabyte that a TLS connection reserves, and of which it uses a few pages, then lies in memory that was all used before.
 With 500 calls in flight that is 20 MB (`./dev bench peers`). Facts: mallopt(3).
@@ -21,10 +21,12 @@ PARAMETERS = {
 }
 
 
-def settle(environment: Mapping[str, str] = os.environ) -> None:
+def tune(environment: Mapping[str, str] = os.environ) -> None:
     """Set what the environment does not. Call it before the first thread starts; without glibc it does nothing."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # macOS
+        return
+    if "glibc.malloc" in environment.get("GLIBC_TUNABLES", ""):
         return
     for name, (number, value) in PARAMETERS.items():
         if name not in environment:

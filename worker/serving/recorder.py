@@ -23,7 +23,7 @@ from sendq.errors import Retryable
 from sendq.facts.outcomes import Outcome, Sent
 from sendq.facts.turns import Begin, End, Group, Recorded, Shrink
 from sendq.ledger.db.engine import meaning_of
-from sendq.ledger.db.kept import KeptConnection
+from sendq.ledger.db.kept_connection import KeptConnection
 from sendq.ledger.dispatching.record import record
 from sendq.ledger.enqueue import NO_VAULT
 from sendq.rules.states import Event

@@ -81,7 +81,7 @@ def insert_together(
 ) -> None:
     """Insert rows into several tables. On PostgreSQL this is one statement, whose last part is the query ``then``.
 
-    ``given``: the parameters of ``then``. ``last``: nothing more is executed in this transaction (`constant.rows`).
+    ``given``: the parameters of ``then``. ``last``: as for `constant.rows`.
     """
     parts = [(table, rows) for table, rows in parts if rows]
     if connection.dialect.name != "postgresql":

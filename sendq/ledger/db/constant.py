@@ -23,7 +23,7 @@ def rows(
     """Execute a statement and return all of its rows.
 
     ``statement`` must be a constant of its module, or come from a cached function; ``values`` are its parameters.
-    ``last``: nothing more is executed in this transaction, which nobody else shares.
+    ``last``: this is the last statement of the transaction, which is not a caller's.
     """
     dialect = connection.dialect
     heard = (connection._has_events or connection.engine._has_events) and (

@@ -9,7 +9,8 @@ A connection that `keeps_plans` prepares a statement when it is executed for the
 parsing and planning it again, which is more work than executing it. A kept plan may have been made when the tables were
 empty, so the session allows only plans that are right at any size: `KEEPING_PLANS`.
 
-Not for a caller's process: under gevent a blocking call would stop every other greenlet (`sendq.ledger.db.waiting`).
+Not for a caller's process: under gevent a blocking call would stop every other greenlet. That has
+`sendq.ledger.db.cooperative`.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class DirectConnection(Connection[tuple[Any, ...]]):
     _kept: dict[tuple[bytes, tuple[int, ...]], bytes | None] | None = None
     _kept_so_far = 0  # for the next name
     _is_utf8: bool | None = None  # whether it sends texts as UTF-8
+    is_read_committed = False  # whether a statement without BEGIN is executed at the isolation level of `_BEGIN`
 
     def set_up(self, *, keeps_plans: bool) -> None:
         """Make the settings of a worker's session, if PostgreSQL itself is at the other end; call it at once.
@@ -89,11 +91,11 @@ class DirectConnection(Connection[tuple[Any, ...]]):
         """Execute a statement with parameters of the form ``%(name)s``; returns all of its rows.
 
         ``last``: the transaction has no further statement. If it has no earlier one either, this one is executed
-        without BEGIN and COMMIT, as a transaction by itself (at the default isolation level of the database).
+        without BEGIN and COMMIT, as a transaction by itself.
 
         Raises the exceptions that a cursor would.
         """
-        if not last and self.pgconn.transaction_status == TransactionStatus.IDLE:
+        if self.pgconn.transaction_status == TransactionStatus.IDLE and not (last and self.is_read_committed):
             self._command(_BEGIN)
         statement, names, formats = _in_form_of_libpq(text)
         converter = self._converter

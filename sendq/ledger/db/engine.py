@@ -1,7 +1,8 @@
 """Connections to the ledger: how they are opened, and what their errors mean.
 
 PostgreSQL 14 and later, or SQLite 3.35 and later. No session state is used (no SET, no advisory locks, no named
-prepared statements), so PgBouncer in transaction mode works; a worker prepares statements only where there is none.
+prepared statements), so PgBouncer in transaction mode works. Only a worker has settings and prepared statements, and
+only where there is no pooler (`sendq.ledger.db.direct`).
 """
 
 from __future__ import annotations
@@ -113,17 +114,19 @@ def open_busy_engine(
 def open_callers_engine(url: str | URL, *, monotonic: Callable[[], float] = time.monotonic) -> Engine:
     """`open_engine` for the process of an application, which passes errors on to its users.
 
-    A connection that was used within `FRESH_S` is not pinged, but looked at (`sendq.ledger.db.waiting.may_be_closed`):
-    one that the server has closed meanwhile is replaced before it breaks a call.
+    A connection that was used within `FRESH_S` is not pinged, but looked at (`may_be_closed`): one that the server has
+    closed meanwhile is replaced before it breaks a call.
     """
     if ledger_url(url).drivername != "postgresql+psycopg":
         return open_engine(url)
     engine = open_engine(url, pool_pre_ping=False, pool_use_lifo=True)
-    from sendq.ledger.db.waiting import WaitingConnection, may_be_closed
+    from sendq.ledger.db.cooperative import CooperativeConnection, may_be_closed
 
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: Any, _record: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        return WaitingConnection.connect(*arguments, **named)
+        connection = CooperativeConnection.connect(*arguments, **named)
+        connection.note_isolation()
+        return connection
 
     _ping_rested(engine, monotonic, look=may_be_closed)
     return engine

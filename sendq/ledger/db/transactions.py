@@ -11,7 +11,7 @@ from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_callers_engine, reading, translated, without_translation, writing
 from sendq.ledger.db.forks import around_forks
 from sendq.ledger.db.joined import joined
-from sendq.ledger.db.kept import KeptConnection
+from sendq.ledger.db.kept_connection import KeptConnection
 from sendq.ledger.db.own_ledger import OwnLedger, name_of_ledger
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ class Transactions:
     def _keeping(self, ledger: str | URL | Engine) -> KeptConnection | None:
         if isinstance(ledger, Engine) or self.engine.driver != "psycopg":
             return None
-        from sendq.ledger.db.waiting import may_be_closed  # imports psycopg
+        from sendq.ledger.db.cooperative import may_be_closed  # imports psycopg
 
         return KeptConnection(self.engine, look=may_be_closed)
 

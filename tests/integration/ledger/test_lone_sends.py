@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,9 +17,10 @@ from sqlalchemy.orm import Session
 
 from sendq import LedgerUnavailable, SendQueue
 from sendq.ledger.db.engine import FRESH_S, open_callers_engine
-from sendq.ledger.db.kept import KeptConnection
-from tests.support.ledger import MESSAGE
+from sendq.ledger.db.kept_connection import KeptConnection
+from tests.support.ledger import MESSAGE, Ledger, until_it_waits
 from tests.support.servers import PgServer
+from tests.support.waiting import LIMIT_S
 
 
 @pytest.fixture
@@ -114,6 +117,47 @@ class TestOneSend:
         with traced(queue) as sent:
             queue.send("g1", MESSAGE, key="k")
         assert len(waits) == len(sent)
+
+
+class Interrupted(Exception):
+    """What a handler of signals raises, such as Celery's for its soft time limit."""
+
+
+def interrupt(*_: object) -> None:
+    raise Interrupted
+
+
+class TestASendThatWaitsForAnotherOfItsKey:
+    def test_is_read_committed_whatever_the_databases_default_is(self, queue: SendQueue, pg_server: PgServer) -> None:
+        """In a snapshot from before it waited, the other's key would be a conflict with nothing that can be seen."""
+        url = queue._ledger.engine.url
+        pg_server.execute(f"ALTER DATABASE {url.database} SET default_transaction_isolation = 'repeatable read'")
+        ledger, second = Ledger(queue._ledger.engine), SendQueue(url)
+        second.send("g0", MESSAGE)
+        with Session(queue._ledger.engine) as session, ThreadPoolExecutor(1) as pool:
+            first = queue.send("g1", MESSAGE, key="k", session=session)
+            waiting = pool.submit(second.send, "g1", MESSAGE, key="k")
+            until_it_waits(ledger, waiting)
+            session.commit()
+            assert waiting.result(LIMIT_S).id == first.id
+        second.close()
+
+    def test_passes_on_what_interrupts_it_and_leaves_its_connection(self, queue: SendQueue) -> None:
+        before = queue._ledger.write(None, session_of)
+        handler = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            with Session(queue._ledger.engine) as session:
+                queue.send("g1", MESSAGE, key="k", session=session)
+                signal.setitimer(signal.ITIMER_REAL, 0.2)
+                with pytest.raises(Interrupted):
+                    queue.send("g1", MESSAGE, key="k")
+                session.rollback()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, handler)
+        assert checked_out(queue) == 0
+        assert queue._ledger.write(None, session_of) != before
+        queue.send("g2", MESSAGE)
 
 
 class TestAConnectionThatWasUsedJustNow:

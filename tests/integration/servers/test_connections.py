@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -15,10 +16,9 @@ from sqlalchemy import Connection, Engine, exc, make_url, text
 from sendq.errors import LedgerUnavailable, Retryable, SchemaMismatch
 from sendq.ledger.db import constant, direct
 from sendq.ledger.db.engine import FRESH_S, open_async_engine, open_busy_engine, open_engine, reading, writing
-from sendq.ledger.db.kept import KeptConnection
+from sendq.ledger.db.kept_connection import KeptConnection
 from tests.support.servers import PgServer
 
-Asked = Callable[[Engine], int]
 PID = text("SELECT pg_backend_pid()")
 
 
@@ -72,7 +72,7 @@ class TestAConnectionThatAThreadKeeps:
     def test_is_the_same_for_all_its_transactions(self, engine: Engine, own: KeptConnection) -> None:
         sessions = {asked_of(own) for _ in range(3)}
         assert len(sessions) == 1
-        assert sessions != {asked(engine)}  # nobody else gets it meanwhile
+        assert sessions != {asked(engine)}  # which the pool gives to no one else
         own.close()
         assert sessions == {asked(engine)}
 
@@ -86,23 +86,6 @@ class TestAConnectionThatAThreadKeeps:
         with reading(engine) as connection:
             assert connection.execute(text("SELECT id FROM kept")).scalars().all() == [2]
 
-    def test_is_replaced_unseen_if_the_server_ended_it_while_it_rested(
-        self, own: KeptConnection, stopwatch: Stopwatch, pg_server: PgServer
-    ) -> None:
-        first = asked_of(own)
-        pg_server.execute(f"SELECT pg_terminate_backend({first}, 5000)")
-        stopwatch.at += FRESH_S * 1.5
-        assert asked_of(own) != first
-
-    def test_breaks_off_one_transaction_if_the_server_ended_it_in_use(
-        self, own: KeptConnection, pg_server: PgServer
-    ) -> None:
-        first = asked_of(own)
-        pg_server.execute(f"SELECT pg_terminate_backend({first}, 5000)")
-        with pytest.raises(LedgerUnavailable):
-            asked_of(own)
-        assert asked_of(own) != first
-
     def test_is_replaced_if_it_breaks_within_a_transaction(self, own: KeptConnection) -> None:
         first = asked_of(own)
         end = text("SELECT pg_terminate_backend(pg_backend_pid())")
@@ -111,24 +94,34 @@ class TestAConnectionThatAThreadKeeps:
         assert asked_of(own) != first
 
 
-@pytest.mark.parametrize("asked", [asked, asked_directly])
+@pytest.fixture(params=["SQLAlchemy", "the driver", "a kept connection"])
+def ask(request: pytest.FixtureRequest, engine: Engine, own: KeptConnection) -> Callable[[], int]:
+    """Asks something by each way; the session that answered."""
+    ways = {
+        "SQLAlchemy": partial(asked, engine),
+        "the driver": partial(asked_directly, engine),
+        "a kept connection": partial(asked_of, own),
+    }
+    return ways[request.param]
+
+
 class TestAConnectionThatTheServerEnded:
     def test_is_replaced_unseen_if_it_has_rested(
-        self, engine: Engine, stopwatch: Stopwatch, pg_server: PgServer, asked: Asked
+        self, stopwatch: Stopwatch, pg_server: PgServer, ask: Callable[[], int]
     ) -> None:
-        first = asked(engine)
+        first = ask()
         pg_server.execute(f"SELECT pg_terminate_backend({first}, 5000)")
         stopwatch.at += FRESH_S * 1.5
-        assert asked(engine) != first
+        assert ask() != first
 
     def test_breaks_off_one_transaction_if_it_was_just_in_use(
-        self, engine: Engine, pg_server: PgServer, asked: Asked
+        self, pg_server: PgServer, ask: Callable[[], int]
     ) -> None:
-        first = asked(engine)
+        first = ask()
         pg_server.execute(f"SELECT pg_terminate_backend({first}, 5000)")
         with pytest.raises(LedgerUnavailable):
-            asked(engine)
-        assert asked(engine) != first
+            ask()
+        assert ask() != first
 
 
 class TestADirectStatement:

@@ -53,7 +53,7 @@ class KeptConnection:
             yield connection
             connection.commit()
         except BaseException:
-            connection.close()  # rolls back
+            _roll_back(connection)
             self.close()  # if the server will go on refusing, the pool has left it
             raise
         if self._idle:
@@ -82,3 +82,14 @@ class KeptConnection:
         connection.invalidate()
         connection.close()
         return self._engine.connect()
+
+
+def _roll_back(connection: Connection) -> None:
+    """Return a connection whose transaction failed to the pool."""
+    try:
+        connection.close()
+    except Exception:
+        # A signal's handler, say, has broken off the wait for an answer: until that comes, nothing else can be sent.
+        if not connection.closed:
+            connection.invalidate()
+            connection.close()

@@ -10,15 +10,22 @@ import select
 from typing import Any
 
 from psycopg import Connection, OperationalError, generators
-from psycopg.pq import Format
+from psycopg.pq import ExecStatus, Format
 from psycopg.pq.abc import PGresult
 
 from sendq.ledger.db.direct import DirectConnection
 from sendq.ledger.db.parameters import Parameters
 
 
-class WaitingConnection(DirectConnection):
+class CooperativeConnection(DirectConnection):
     """A connection of psycopg whose direct statements wait as a cursor does."""
+
+    def note_isolation(self) -> None:
+        """Ask for the default isolation level of its user and database; call it at once."""
+        answer = self._exec(b"SHOW default_transaction_isolation")
+        if answer.status != ExecStatus.TUPLES_OK:
+            self._fail(answer)
+        self.is_read_committed = answer.get_value(0, 0) == b"read committed"
 
     def _execute(self, statement: bytes, given: Parameters) -> PGresult:
         self.pgconn.send_query_params(statement, given.values, given.types, given.formats, Format.TEXT)
