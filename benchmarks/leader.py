@@ -22,7 +22,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,9 @@ def run(pg: PgServer, load: str, lanes: int, *, seconds: int, jobs: int | None =
             around = Workers(others, due_again=due)
             dispatcher, session = dispatcher_of(ledger, around.take)
             commit = (lambda: None) if jobs is None else lone_jobs(others, jobs)
-            return {"load": load, "lanes": f"{lanes:,}"} | rounds(dispatcher, session, around, commit, seconds=seconds)
+            with closing(dispatcher):
+                cost = rounds(dispatcher, session, around, commit, seconds=seconds)
+            return {"load": load, "lanes": f"{lanes:,}"} | cost
         finally:
             ledger.dispose()
             others.dispose()

@@ -138,6 +138,10 @@ class Dispatcher:
                 journal.bug("dispatcher")
                 self._count_failed_round()
                 self._stopping.wait(ERROR_PAUSE_S)
+        self.close()
+
+    def close(self) -> None:
+        """Return the connection of its rounds; a stopped thread has done so."""
         self._rounds.close()
 
     def _count_failed_round(self) -> None:

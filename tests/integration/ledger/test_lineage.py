@@ -63,7 +63,7 @@ class House:
         self.start()
 
     def stop(self) -> None:
-        self.dispatcher._rounds.close()
+        self.dispatcher.close()
 
     def restart(self) -> None:
         self.stop()

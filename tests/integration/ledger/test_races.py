@@ -421,7 +421,7 @@ class TestAnOldSnapshotOfAnotherConnection:
             ledger.send(f"g{number}-{lane}")
         before = self.so_far(ledger).pages
         dispatcher.run_once()
-        dispatcher._rounds.close()  # or its session would keep its counts for a while
+        dispatcher.close()  # or its session would keep its counts for a while
         cost = self.so_far(ledger).pages - before
         turns, self.published = self.published, []
         for claimed in ledger.claim(turns):

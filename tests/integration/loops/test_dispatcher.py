@@ -113,7 +113,7 @@ class Standing:
 
     def close(self) -> None:
         for dispatcher in self.made:
-            dispatcher._rounds.close()
+            dispatcher.close()
 
     def prove_pair(self) -> None:
         """Calls of the lanes' pair have just succeeded, so that they need not go one by one."""
