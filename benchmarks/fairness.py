@@ -31,7 +31,8 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from benchmarks.stage import API_KEY, machine, worker
+from benchmarks import reporting
+from benchmarks.stage import API_KEY, worker
 from sendq import Message, Options, Send, SendQueue, clock
 from sendq.clock import SECOND
 from sendq.ledger.db import migrate, schema
@@ -43,7 +44,6 @@ from sendq.simulator.limits import GMAIL_EXHAUSTED, ProviderLimits
 from tests.support.servers import running_postgres
 from worker.redis.embedded import EmbeddedRedis
 
-RESULTS = Path(__file__).parent / "results"
 LATENCY_S = 0.05
 SLOWER = 0.5
 SCALE = 0.1  # factor for the providers' windows: Google's minute lasts 6 s
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="./dev bench fairness", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="how long each load lasts")
     parser.add_argument("--only", default=",".join(PARTS), help="some of: " + ", ".join(PARTS))
-    parser.add_argument("--report", type=Path, default=RESULTS, metavar="DIRECTORY")
+    parser.add_argument("--report", type=Path, default=reporting.RESULTS, metavar="DIRECTORY")
     given = parser.parse_args(arguments)
     parts: dict[str, dict[str, Any]] = {}
     for name in given.only.split(","):
@@ -302,8 +302,7 @@ PARTS: dict[str, tuple[Callable[[Stage, float], dict[str, Any]], dict[str, str]]
 def report(directory: Path, parts: dict[str, dict[str, Any]], seconds: float) -> None:
     """``fairness.md`` with a table for each part, and ``fairness.svg`` with the quiet lanes' waits."""
     directory.mkdir(parents=True, exist_ok=True)
-    lines = ["# Fair turns and kept paces", "", f"`./dev bench fairness --seconds {seconds:g}`", ""]
-    lines += [f"- {name}: {value}" for name, value in machine().items()]
+    lines = reporting.head("Fair turns and kept paces", f"./dev bench fairness --seconds {seconds:g}")
     waits = {name: part["waits"] for name, part in parts.items() if "waits" in part}
     if waits:
         from benchmarks import plots  # its packages are installed for this alone
@@ -311,6 +310,6 @@ def report(directory: Path, parts: dict[str, dict[str, Any]], seconds: float) ->
         plots.cumulative(directory / "fairness.svg", waits, "enqueue → wire, seconds")
         lines += ["", "![How long quiet lanes wait, alone and beside](fairness.svg)"]
     for name, part in parts.items():
-        lines += ["", f"## {name}", "", (PARTS[name][0].__doc__ or "").strip(), "", "| what | value |", "|---|---|"]
-        lines += [f"| {what} | {value} |" for what, value in part.items() if what != "waits"]
-    (directory / "fairness.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        values = {what: value for what, value in part.items() if what != "waits"}
+        lines += reporting.section(name, PARTS[name][0].__doc__ or "", reporting.facts(values))
+    reporting.write(directory / "fairness.md", lines)

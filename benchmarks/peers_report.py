@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import layers
+from benchmarks.reporting import verdict
 
 COLUMNS = {
     "jobs_per_s": "jobs/s",
@@ -70,7 +71,7 @@ def markdown(results: dict[str, Any]) -> str:
         lines += [f"- **{name}**: {' '.join(why.split())}" for name, why in results["not_run"].items()]
     if OURS in results["queues"]:
         lines += ["", "## Bars", "", "| what | bar | measured | met |", "|---|---|---|---|"]
-        lines += [f"| {bar['what']} | {bar['bar']} | {bar['is']} | {_yes(bar['met'])} |" for bar in bars(results)]
+        lines += [f"| {bar['what']} | {bar['bar']} | {bar['is']} | {verdict(bar['met'])} |" for bar in bars(results)]
         lines += ["", "## Where the time of one send goes", "", *_where_time_goes(results)]
         lines += ["", "## Where the worker's memory goes", "", *_where_memory_goes(results)]
     return "\n".join(lines) + "\n"
@@ -196,7 +197,3 @@ def _where_memory_goes(results: dict[str, Any]) -> list[str]:
     lines = ["| a process | MB |", "|---|---:|", *(f"| {what} | {mb:,.0f} |" for what, mb in rows.items())]
     lines += ["", "| imports: growth while the modules of a library are executed | MB |", "|---|---:|"]
     return [*lines, *(f"| {name} | {mb:.1f} |" for name, mb in imports.items())]
-
-
-def _yes(met: bool) -> str:
-    return "yes" if met else "**no**"

@@ -41,10 +41,7 @@ def head(title: str, command: str) -> list[str]:
 
 def bars(held: Iterable[Bar]) -> list[str]:
     """Each bar, and whether it is met."""
-    rows = [
-        {"bar": bar.what, "measured": bar.measured, "at most": bar.most, "met": "yes" if bar.met else "**no**"}
-        for bar in held
-    ]
+    rows = [{"bar": bar.what, "measured": bar.measured, "at most": bar.most, "met": bar.met} for bar in held]
     return section("Bars", "", table(rows)) if rows else []
 
 
@@ -59,7 +56,16 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         return ["(nothing)"]
     columns = list(rows[0])
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    return lines + [f"| {' | '.join(str(row[name]).replace('|', '/') for name in columns)} |" for row in rows]
+    return lines + [f"| {' | '.join(_cell(row[name]) for name in columns)} |" for row in rows]
+
+
+def _cell(value: object) -> str:
+    return verdict(value) if isinstance(value, bool) else str(value).replace("|", "/")
+
+
+def verdict(met: bool) -> str:
+    """Whether something is as it should be."""
+    return "yes" if met else "**no**"
 
 
 def facts(values: Mapping[str, Any]) -> list[str]:

@@ -21,7 +21,8 @@ def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def row(rate: int, **changed: float) -> dict[str, Any]:
-    return {"rate": rate, "p50_ms": 5.0, "p99_ms": 9.0, "worker_cpu_ms": 2.0, "servers_cpu_ms": 1.0, **changed}
+    cpu_ms = {"worker_cpu_ms": 2.0, "servers_cpu_ms": 1.0, "producer_cpu_ms": 0.5}
+    return {"rate": rate, "p50_ms": 5.0, "p99_ms": 9.0} | cpu_ms | changed
 
 
 def missed(**queues: list[dict[str, Any]]) -> list[str]:
@@ -51,11 +52,15 @@ class TestARun:
 
 class TestABar:
     def test_is_missed_by_what_is_dearer_than_the_peer_of_the_same_rate(self) -> None:
-        dear = row(10, p50_ms=7.0, worker_cpu_ms=4.0, servers_cpu_ms=1.5)
+        dear = row(10, p50_ms=7.0, worker_cpu_ms=4.0, servers_cpu_ms=1.5, producer_cpu_ms=0.45)
+        cheap = row(50, producer_cpu_ms=0.4)
         peers = {"Celery + pool": [row(10), row(50)], "graphile_worker": [row(10, p50_ms=6.0), row(50)]}
-        assert missed(sendq=[dear, row(50)], **peers) == [
-            "at 10 jobs/s: p50, ms", "at 10 jobs/s: worker, ms CPU", "at 10 jobs/s: servers, ms CPU"
-        ]  # fmt: skip
+        assert missed(sendq=[dear, cheap], **peers) == [
+            "at 10 jobs/s: p50, ms",
+            "at 10 jobs/s: worker, ms CPU",
+            "at 10 jobs/s: servers, ms CPU",
+            "at 10 jobs/s: producer, ms CPU",
+        ]
 
     def test_of_a_rate_to_be_sustained_is_about_its_slowest_jobs(self) -> None:
         assert missed(sendq=[row(400, p50_ms=60.0, p99_ms=99.0)]) == []
