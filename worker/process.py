@@ -39,6 +39,7 @@ from worker.leading.rescuer import LATER_S, Rescuer
 from worker.leading.rounds import none_at_once
 from worker.leading.send_events import Absent, SendEvents
 from worker.leading.wakeup import PostgresWakeup, SqliteWakeup, Wakeup
+from worker.leading.work_poll import WorkPoll
 from worker.notifying.deliverer import Deliverer
 from worker.processes.heartbeat_file import HeartbeatFile, run_directory
 from worker.processes.services import Service, Services, loop, resource
@@ -126,10 +127,11 @@ class Process:
     def _leading_services(self, publish: Publish, policy: Policy) -> Iterator[Service]:
         """Loops that act only in the leader. The deliverer stops first, then the dispatcher, which ends the lead."""
         settings, ledger, leadership, now = self._settings, self.ledger, self.leadership, self.now
-        absent = Absent()
+        absent, poll = Absent(), WorkPoll(ledger, now=now)
         reconciler = Reconciler(
             ledger,
             leadership,
+            poll,
             self.engine,
             settings,
             self.alerts,
@@ -139,10 +141,10 @@ class Process:
         )
         yield loop("reconciler", reconciler, limit_s=2.0)
         yield loop("pruner", Pruner(ledger, leadership, settings, now=now), limit_s=2.0)
-        yield loop("grant checker", GrantChecker(ledger, leadership, self.engine, settings, now=now), limit_s=2.0)
+        yield loop("grant checker", GrantChecker(ledger, leadership, poll, self.engine, settings, now=now), limit_s=2.0)
         repair = ClockRepair(ledger, leadership, now=now, repeat_s=settings.stale_after_s)
         yield loop("clock repair", repair, limit_s=2.0)
-        yield loop("mail reports", MailReports(ledger, leadership, now=now), limit_s=2.0)
+        yield loop("mail reports", MailReports(ledger, leadership, poll, now=now), limit_s=2.0)
         if settings.ask_delivery_s:
             yield loop(
                 "send events",
@@ -152,8 +154,8 @@ class Process:
         if settings.bounce_hold_s is not None:
             yield loop("bounce holds", BounceHolds(ledger, leadership, settings, now=now), limit_s=2.0)
         yield loop("budget watch", BudgetWatch(ledger, leadership, settings.send_budgets, now=now), limit_s=2.0)
-        yield loop("followers", Followers(ledger, leadership, self.engine, settings, now=now), limit_s=2.0)
-        yield loop("batches", Batches(ledger, leadership, now=now), limit_s=2.0)
+        yield loop("followers", Followers(ledger, leadership, poll, self.engine, settings, now=now), limit_s=2.0)
+        yield loop("batches", Batches(ledger, leadership, poll, now=now), limit_s=2.0)
         rescuer = Rescuer(
             ledger,
             leadership,
@@ -178,7 +180,7 @@ class Process:
             claim_at_once=self.engine.intake.claim_at_once if settings.local_turns else none_at_once,
         )
         yield loop("dispatcher", dispatcher, limit_s=2.0)
-        yield loop("deliverer", Deliverer(ledger, leadership, settings, policy=policy, now=now), limit_s=1.0)
+        yield loop("deliverer", Deliverer(ledger, leadership, poll, settings, policy=policy, now=now), limit_s=1.0)
 
     def start(self) -> None:
         """Start all services; raises `SchemaMismatch` or `LedgerUnavailable` if the ledger cannot be used."""

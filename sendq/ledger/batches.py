@@ -13,13 +13,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, delete, func, or_, select, text, update
+from sqlalchemy import Connection, Row, delete, func, or_, select, update
 
 from sendq.clock import SECOND, Micros
 from sendq.errors import InvalidJob, Problem
 from sendq.ledger import events
 from sendq.ledger.cancel import cancel_some
-from sendq.ledger.db import constant, schema
+from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import CHUNK, insert_rows
 from sendq.ledger.jobs import append_batch_changes
 from sendq.ledger.reading.lookup import no_such_batch
@@ -48,21 +48,6 @@ def sums_of(connection: Connection, ids: Collection[UUID]) -> dict[UUID, Sums]:
     for row in connection.execute(query.group_by(table.batch_id, table.state)):
         found[row.batch_id] = {**found.get(row.batch_id, {}), row.state: int(row.sum)}
     return {batch_id: found.get(batch_id, {}) for batch_id in ids}
-
-
-_ANY_NEWS = text(
-    "SELECT EXISTS (SELECT 1 FROM sendq_batch_change WHERE NOT summed)"
-    " OR EXISTS (SELECT 1 FROM sendq_batch WHERE making)"
-    " OR EXISTS (SELECT 1 FROM sendq_batch WHERE cancel_at IS NOT NULL AND NOT cancelled)"
-    " OR EXISTS (SELECT 1 FROM sendq_tag_hold WHERE held_until <= :now)"
-)
-
-
-def any_news(connection: Connection, *, now: Micros) -> bool:
-    """Whether there is a change to add up, a walk that is over, a batch that was cancelled, or a tag's hold that is
-    over.
-    """
-    return bool(constant.rows(connection, _ANY_NEWS, {"now": now})[0][0])
 
 
 def finish_batches(connection: Connection, *, now: Micros, limit: int) -> list[UUID]:

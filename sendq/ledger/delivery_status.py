@@ -20,7 +20,7 @@ from sendq.facts.jobs import LockedJob
 from sendq.facts.outcomes import Attempt, Sent
 from sendq.ids import new_id
 from sendq.ledger.attempts import append_attempts
-from sendq.ledger.db import constant, schema
+from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows, update_rows
 from sendq.ledger.dispatching.mail_news import note_news
 from sendq.ledger.jobs import lock_jobs, store_changes
@@ -179,12 +179,6 @@ def known_as_sent(connection: Connection, ids: Collection[UUID]) -> dict[UUID, i
 
 # Spelled out without a type, or SQLite is given "pending = 1" and uses no partial index.
 _PENDING = text("pending")
-_ANY_PENDING = text("SELECT EXISTS (SELECT 1 FROM sendq_delivery_status WHERE pending)")
-
-
-def any_pending(connection: Connection) -> bool:
-    """Whether a report waits for the record of an outcome."""
-    return bool(constant.rows(connection, _ANY_PENDING, {})[0][0])
 
 
 def find_pending(connection: Connection, *, limit: int) -> Sequence[UUID]:

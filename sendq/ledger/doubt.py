@@ -23,7 +23,6 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
-    text,
     update,
 )
 
@@ -32,7 +31,7 @@ from sendq.facts.outcomes import Attempt, Sent
 from sendq.ids import new_id
 from sendq.ledger import events
 from sendq.ledger.attempts import append_attempts
-from sendq.ledger.db import constant, schema
+from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.delivery_status import apply_known
 from sendq.ledger.dispatching.lanes import NEVER
@@ -75,14 +74,6 @@ class Ending:
     message_id: str | None = None
     attempt: Attempt | None = None
     reason: str | None = None
-
-
-_ANY = text("SELECT EXISTS (SELECT 1 FROM sendq_job WHERE state = 'in_doubt')")
-
-
-def any_doubt(connection: Connection) -> bool:
-    """Whether any job is in doubt."""
-    return bool(constant.rows(connection, _ANY, {})[0][0])
 
 
 def take_up(connection: Connection, delays: Delays, *, now: Micros, limit: int) -> Sequence[Row[Any]]:

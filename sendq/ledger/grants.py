@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, exists, literal_column, or_, select, text, update
+from sqlalchemy import Connection, Row, exists, literal_column, or_, select, update
 
 from sendq.clock import SECOND, Micros
 from sendq.facts.lanes import UNKNOWN, WHOLE_APPLICATION, Lane
 from sendq.facts.outcomes import Hold, Scope
 from sendq.ledger import events, outcomes
-from sendq.ledger.db import constant, schema
+from sendq.ledger.db import schema
 from sendq.ledger.dispatching.lane_paces import name_providers
 from sendq.ledger.dispatching.lanes import lock_changes, write_changes
 from sendq.ledger.dispatching.pairs import hold_for_answer, lock_pairs, make_pairs
@@ -106,14 +106,6 @@ def _locked(connection: Connection, lane_id: UUID) -> LaneChange:
 
 
 # --- asking the API ---------------------------------------------------------------------------------------------------
-
-
-_ANY_CLOSED = text("SELECT EXISTS (SELECT 1 FROM sendq_lane WHERE closed_at IS NOT NULL)")
-
-
-def any_closed(connection: Connection) -> bool:
-    """Whether any lane is closed: if not, there is nothing to do here."""
-    return bool(constant.rows(connection, _ANY_CLOSED, {})[0][0])
 
 
 def to_check(connection: Connection, *, now: Micros, limit: int) -> list[Check]:

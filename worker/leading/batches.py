@@ -19,6 +19,7 @@ from sendq.ledger.db.engine import reading, writing
 from worker.leading.leader_loop import LeaderLoop
 from worker.leading.leadership import Leads
 from worker.leading.tag_holds import TagHolds
+from worker.leading.work_poll import WorkPoll
 from worker.telemetry import journal
 
 # How late the end of a batch may be noticed: short for people who watch it, long enough not to load an idle ledger.
@@ -40,9 +41,9 @@ _FIRST = UUID(int=0)
 class Batches(LeaderLoop):
     """See the module."""
 
-    def __init__(self, ledger: Engine, leadership: Leads, *, now: clock.Clock) -> None:
+    def __init__(self, ledger: Engine, leadership: Leads, poll: WorkPoll, *, now: clock.Clock) -> None:
         super().__init__("batches", leadership, every_s=ROUND_S)
-        self._ledger, self._now = ledger, now
+        self._ledger, self._poll, self._now = ledger, poll, now
         self._ended_up_to: dict[UUID, UUID] = {}  # of cancelled batches: the last job that was processed
         self._tag_holds = TagHolds(ledger, now=now)
 
@@ -52,9 +53,8 @@ class Batches(LeaderLoop):
 
     def lead_once(self) -> None:
         """Add up changes and finish batches; then end, make and bring back as many jobs as fit into a round."""
-        with reading(self._ledger) as connection:
-            if not batches.any_news(connection, now=self._now()):
-                return
+        if not self._poll.since(self.due_at).batches:
+            return
         with writing(self._ledger) as connection:
             now = self._now()
             finished = batches.finish_batches(connection, now=now, limit=CHANGES_MOST)

@@ -26,6 +26,7 @@ from tasks.policy.failure import Failure, parse
 from worker.leading.leader_loop import LeaderLoop
 from worker.leading.leadership import Leads
 from worker.leading.mailbox_readings import NOT_CONFIGURED, OF_THE_LEDGER, MailboxReadings
+from worker.leading.work_poll import WorkPoll
 from worker.serving.engine import Engine
 from worker.telemetry import journal
 
@@ -50,6 +51,7 @@ class Followers(LeaderLoop):
         self,
         ledger: Ledger,
         leadership: Leads,
+        poll: WorkPoll,
         engine: Engine,
         settings: Settings,
         *,
@@ -57,7 +59,7 @@ class Followers(LeaderLoop):
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__("followers", leadership, every_s=ROUND_S, whole_ledger=True)
-        self._ledger, self._engine, self._settings = ledger, engine, settings
+        self._ledger, self._poll, self._engine, self._settings = ledger, poll, engine, settings
         self._now, self._monotonic = now, monotonic
         self._skipped: dict[UUID, float] = {}  # waiting followers with an unexpected error, and until when; monotonic
         self._after = _FIRST
@@ -73,9 +75,8 @@ class Followers(LeaderLoop):
     def lead_once(self) -> None:
         """One round: act on readings, look at the next waiting followers, move on those whose time has come."""
         self._readings.conclude(self._conclude, loop="followers")
-        with reading(self._ledger) as connection:
-            if not followers.any_follower(connection):
-                return
+        if not self._poll.since(self.due_at).followers:
+            return
         self._settle()
         self._move_on()
         self._begin_reading()

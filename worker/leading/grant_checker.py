@@ -12,7 +12,6 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import CancelledError
 from uuid import UUID
 
-from sqlalchemy import Connection
 from sqlalchemy import Engine as Ledger
 
 from sendq import clock
@@ -37,6 +36,7 @@ from tasks.policy.grant_verdict import (
 from tasks.policy.row import Policy, Route
 from worker.leading.leader_loop import LeaderLoop
 from worker.leading.leadership import Leads
+from worker.leading.work_poll import WorkPoll
 from worker.notifying.reauth import reauth_url
 from worker.serving.engine import Engine
 from worker.telemetry import journal
@@ -86,10 +86,17 @@ class GrantChecker(LeaderLoop):
     """See the module."""
 
     def __init__(
-        self, ledger: Ledger, leadership: Leads, engine: Engine, settings: Settings, *, now: clock.Clock
+        self,
+        ledger: Ledger,
+        leadership: Leads,
+        poll: WorkPoll,
+        engine: Engine,
+        settings: Settings,
+        *,
+        now: clock.Clock,
     ) -> None:
         super().__init__("grant-checker", leadership, every_s=ROUND_S)
-        self._ledger, self._engine, self._settings, self._now = ledger, engine, settings, now
+        self._ledger, self._poll, self._engine, self._settings, self._now = ledger, poll, engine, settings, now
         self._doubtful = doubtful_rules(engine.policy)
         self._provider_rules = frozenset(row.id for row in engine.policy.rows if row.scope is Scope.PROVIDER)
         self._paces = settings.lane_paces
@@ -99,11 +106,10 @@ class GrantChecker(LeaderLoop):
 
         Lanes of valid grants are opened only after the escalation, so that they count among the grants that fail alike.
         """
-        with writing(self._ledger) as connection:
-            unknown = self._to_ask(connection) if self._settings.ask_providers else []
-            closed = grants.any_closed(connection)
-        self._identify(unknown)
-        if closed:
+        pending = self._poll.since(self.due_at)
+        if pending.unknown_providers and self._settings.ask_providers:
+            self._identify()
+        if pending.closed_lanes:
             self._look_after_closed()
 
     def _look_after_closed(self) -> None:
@@ -206,10 +212,9 @@ class GrantChecker(LeaderLoop):
         with writing(self._ledger) as connection:
             grants.found_gone(connection, check.lane_id, rule=GRANT_NOT_FOUND, by="check", now=self._now())
 
-    def _to_ask(self, connection: Connection) -> list[Check]:
-        return grants.to_ask(connection, now=self._now(), limit=CHECKS_MOST)
-
-    def _identify(self, unknown: Sequence[Check]) -> None:
+    def _identify(self) -> None:
+        with writing(self._ledger) as connection:
+            unknown = grants.to_ask(connection, now=self._now(), limit=CHECKS_MOST)
         for check, answer in self._answers(unknown):
             provider = provider_of(answer)
             if provider is not None:

@@ -43,6 +43,7 @@ from worker.leading.leader_loop import LeaderLoop
 from worker.leading.leadership import Leads
 from worker.leading.mailbox_readings import NOT_CONFIGURED, MailboxReadings
 from worker.leading.send_events import Absent
+from worker.leading.work_poll import WorkPoll
 from worker.serving.engine import Engine
 from worker.telemetry import journal
 from worker.telemetry.alerts import Alerts
@@ -77,6 +78,7 @@ class Reconciler(LeaderLoop):
         self,
         ledger: Ledger,
         leadership: Leads,
+        poll: WorkPoll,
         engine: Engine,
         settings: Settings,
         alerts: Alerts,
@@ -88,7 +90,8 @@ class Reconciler(LeaderLoop):
     ) -> None:
         """``on_resolved`` is called with the outcome of each doubt that ends. ``absent``: who has no send events."""
         super().__init__("reconciler", leadership, every_s=ROUND_S, whole_ledger=True)
-        self._ledger, self._engine, self._settings, self._alerts = ledger, engine, settings, alerts
+        self._ledger, self._poll, self._engine = ledger, poll, engine
+        self._settings, self._alerts = settings, alerts
         self._on_resolved, self._absent, self._now = on_resolved, absent, now
         self._delays = Delays(settle=clock.seconds(settings.index_lag_s), look_for=clock.seconds(settings.look_for_s))
         self._choice = Choice(settings.in_doubt)
@@ -103,9 +106,8 @@ class Reconciler(LeaderLoop):
     def lead_once(self) -> None:
         """One round: record results, take up new doubts, end those that looks could not resolve, begin looks."""
         self._readings.conclude(self._note, loop="reconciler")
-        with reading(self._ledger) as connection:
-            if not doubt.any_doubt(connection):
-                return
+        if not self._poll.since(self.due_at).doubts:
+            return
         self._take_up()
         self._end_by_itself()
         self._begin_looks()

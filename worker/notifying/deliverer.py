@@ -30,9 +30,10 @@ from sendq.ledger.deliveries import DeliveryAttempt, Receiver
 from settings import Settings
 from tasks.policy.row import Policy
 from worker.leading.leadership import Leads
+from worker.leading.work_poll import WorkPoll
 from worker.notifying.notification import Notifications
 from worker.notifying.receivers import CALLS_EACH, Receivers
-from worker.processes.periodic_loop import until_next
+from worker.processes.periodic_loop import latest, until_next
 from worker.telemetry import journal
 from worker.telemetry.alerts import alert
 
@@ -53,9 +54,16 @@ class Deliverer:
     """
 
     def __init__(
-        self, ledger: Engine, leadership: Leads, settings: Settings, *, policy: Policy, now: clock.Clock
+        self,
+        ledger: Engine,
+        leadership: Leads,
+        poll: WorkPoll,
+        settings: Settings,
+        *,
+        policy: Policy,
+        now: clock.Clock,
     ) -> None:
-        self._ledger, self._leadership, self._now = ledger, leadership, now
+        self._ledger, self._leadership, self._poll, self._now = ledger, leadership, poll, now
         self._settings, self._notifications = settings, Notifications(settings, policy)
         self._busy: dict[str, asyncio.Task[None]] = {}
         self.looks = 0
@@ -90,7 +98,7 @@ class Deliverer:
         try:
             while not self._stopping.is_set():
                 try:
-                    await self.look()
+                    await self.look(due_at=latest(LOOK_EVERY_S, time.monotonic()))
                 except (SendqError, exc.SQLAlchemyError):
                     pass  # the ledger is unavailable; the dispatcher logs it
                 except Exception:
@@ -105,10 +113,14 @@ class Deliverer:
             await self._receivers.close()
             self._queries.shutdown(wait=False)
 
-    async def look(self) -> None:
-        """Start a task for every receiver that has something due and has none yet."""
+    async def look(self, *, due_at: float | None = None) -> None:
+        """Start a task for every receiver that has something due and has none yet. ``due_at``: monotonic; now."""
         self.looks += 1
         if not self._leadership.leads:
+            return
+        since = time.monotonic() if due_at is None else due_at
+        pending = await asyncio.get_running_loop().run_in_executor(self._queries, self._poll.since, since)
+        if not pending.deliveries:
             return
         for receiver in await self._ask(lambda connection: deliveries.receivers(connection, now=self._now())):
             if receiver.name not in self._busy:

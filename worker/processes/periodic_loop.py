@@ -21,17 +21,28 @@ def until_next(every_s: float, at: float) -> float:
     return every_s - at % every_s
 
 
+def latest(every_s: float, at: float) -> float:
+    """The last multiple of ``every_s`` that is not after ``at`` (monotonic)."""
+    return at - at % every_s
+
+
 class PeriodicLoop(ABC):
     """Base class of the rescuer and of the leader's loops (`worker.leading.leader_loop`)."""
 
     def __init__(self, name: str, *, every_s: float) -> None:
         self._name, self._every_s = name, every_s
+        self._due_at: float | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"sendq-{name}", daemon=True)
 
     @abstractmethod
     def run_once(self) -> None:
         """One round; called directly by tests."""
+
+    @property
+    def due_at(self) -> float:
+        """When this round was due (monotonic), which is the same for all loops; one by itself is due when it runs."""
+        return time.monotonic() if self._due_at is None else self._due_at
 
     def ledger_unavailable(self) -> None:
         """The round ended because the ledger is unavailable. The dispatcher logs that already."""
@@ -48,6 +59,7 @@ class PeriodicLoop(ABC):
 
     def _run(self) -> None:
         while not self._stopping.wait(until_next(self._every_s, time.monotonic())):
+            self._due_at = latest(self._every_s, time.monotonic())
             try:
                 self.run_once()
             except Retryable:  # a conflict with another transaction: the next round does it

@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Row, Select, and_, func, or_, select, text
 from sendq.clock import SECOND, Micros
 from sendq.errors import Altered, NotEncrypted, Unreadable
 from sendq.ledger.contents import files_of
-from sendq.ledger.db import constant, schema
+from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching.parked import (
     approve_by,
@@ -75,11 +75,6 @@ AGAIN, AGAIN_MOST = 30 * SECOND, 600 * SECOND
 _after = schema.after.c
 _READS_NONE = text(schema.READS_NO_THREAD)
 _RELEASED = text(f"check_at IS NOT NULL AND stage = '{Stage.RELEASED.value}'")
-_ANY = text(
-    f"SELECT EXISTS (SELECT 1 FROM sendq_after WHERE stage = '{Stage.WAITING.value}')"  # noqa: S608
-    f" OR EXISTS (SELECT 1 FROM sendq_after WHERE {schema.READS_NO_THREAD})"
-    f" OR EXISTS (SELECT 1 FROM sendq_after WHERE {schema.READS_THREAD})"
-)
 _ENDED = tuple(sorted(state.value for state in FINAL))
 
 
@@ -93,11 +88,6 @@ class Ended:
 
 
 # --- waiting ----------------------------------------------------------------------------------------------------------
-
-
-def any_follower(connection: Connection) -> bool:
-    """Whether some follower waits, or is to be looked at at some time."""
-    return bool(constant.rows(connection, _ANY, {})[0][0])
 
 
 def may_go_on(connection: Connection, *, now: Micros) -> bool:

@@ -16,7 +16,7 @@ from sendq import NEVER, Options, Send, State, Window
 from sendq.clock import SECOND, Micros, moment
 from sendq.facts.notices import MailNotice
 from sendq.ids import lane_id
-from sendq.ledger import delivery_status
+from sendq.ledger import delivery_status, pending_work
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import followers, threads
 from sendq.ledger.dispatching.threads import Thread, threads_to_read
@@ -102,7 +102,7 @@ class TestPlans:
         ledger = pg_ledger
         fill(ledger, many)
         with plans(ledger) as found, ledger.writing() as connection:
-            assert followers.any_follower(connection)
+            assert pending_work.find(connection, now=ledger.clock()).followers
             followers.may_go_on(connection, now=ledger.clock())
             ids, _ = followers.settled(connection, after=NOBODY)
             followers.settle(connection, ids[:10], now=ledger.clock())
@@ -122,7 +122,7 @@ class TestPlans:
             monkeypatch.setattr(threads, "CANDIDATES", 2)
             follow_ups(ledger, "g1", 3, due=ledger.clock())
             with plans(ledger, "EXPLAIN QUERY PLAN") as found, ledger.writing() as connection:
-                followers.any_follower(connection)
+                pending_work.find(connection, now=ledger.clock())
                 followers.move_on(connection, now=ledger.clock())
                 threads_to_read(connection, now=ledger.clock(), limit=20, busy=())
             assert [plan for plan in found if re.search(r"SCAN sendq_after(?! USING)|TEMP B-TREE", plan)] == []

@@ -16,7 +16,7 @@ from sendq import Attachment, Message, Operators, Query, Scope, SendQueue
 from sendq.clock import SECOND, moment
 from sendq.facts.outcomes import Hold, Page
 from sendq.facts.outcomes import Scope as Scope_
-from sendq.ledger import batches, contents, delivery_status, doubt, grants, sealed
+from sendq.ledger import contents, pending_work, sealed
 from sendq.ledger.db import direct, schema
 from sendq.ledger.dispatching import broker, lineage, offers, rescue, tag_holds, turns, workers
 from sendq.ledger.dispatching.lane_paces import apply_paces
@@ -196,10 +196,7 @@ def idle_rounds(ledger: Ledger) -> None:
             lineage.see(connection, ledger.clock())
             lineage.read(connection)
             broker.read(connection)
-            batches.any_news(connection, now=ledger.clock())
-            doubt.any_doubt(connection)
-            delivery_status.any_pending(connection)
-            grants.any_closed(connection)
+            pending_work.find(connection, now=ledger.clock())
             assert not any_wakes(connection)
             assert take_wakes(connection, limit=1) == []
             assert take_wakes_and_lock(connection, limit=1) == ([], {})

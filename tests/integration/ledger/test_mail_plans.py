@@ -13,7 +13,7 @@ from sqlalchemy import event, text
 from sendq import Vault
 from sendq.facts.notices import MailNotice
 from sendq.ids import lane_id
-from sendq.ledger import bounce_holds, delivery_status, mail_notices
+from sendq.ledger import bounce_holds, delivery_status, mail_notices, pending_work
 from tests.integration.ledger.mail import MAIL, parsed, sent
 from tests.support.ledger import Ledger
 
@@ -91,7 +91,7 @@ class TestEveryQuery:
 
     def test_of_pending_reports_and_bounce_holds_does_too(self, filled: Ledger) -> None:
         with plans(filled) as found, filled.writing() as connection:
-            delivery_status.any_pending(connection)
+            pending_work.find(connection, now=filled.clock())
             delivery_status.find_pending(connection, limit=500)
             delivery_status.known_as_sent(connection, [lane_id("default", "g1")])
             bounce_holds.find_bounced(connection, rate=0.05, least=50, now=filled.clock())

@@ -32,7 +32,7 @@ from sendq import (
 )
 from sendq.clock import SECOND, micros, moment
 from sendq.facts.outcomes import Page
-from sendq.ledger import batches, retention, walks
+from sendq.ledger import batches, pending_work, retention, walks
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import open_engine
 from sendq.ledger.dispatching import tag_holds
@@ -43,6 +43,7 @@ from tests.support.ledger import MESSAGE, Ledger, between_statements, end, outco
 from tests.support.waiting import LIMIT_S
 from worker.leading.batches import Batches
 from worker.leading.tag_holds import TagHolds
+from worker.leading.work_poll import WorkPoll
 
 MAY, JUNE = {"campaign": "may"}, {"campaign": "june", "tenant": "7"}
 WHO: Any = {"by": "anna", "reason": "wrong price in the subject"}
@@ -300,7 +301,9 @@ class TestAHoldOfATag:
             batches.cancel_batch(connection, UUID(batch.id), now=ledger.clock())
         release(ledger)
         monkeypatch.setattr("worker.leading.batches.SHARE_S", 0.01)  # less than one step of the batch takes
-        Batches(ledger.engine, FixedLeadership(), now=ledger.clock).run_once()
+        Batches(
+            ledger.engine, FixedLeadership(), WorkPoll(ledger.engine, now=ledger.clock), now=ledger.clock
+        ).run_once()
         assert not ledger.rows(schema.batch)[0].cancelled
         assert turns(ledger, 3) == jobs
 
@@ -312,11 +315,11 @@ class TestAHoldOfATag:
         ledger.clock.advance(2 * 3_600)
         assert turn(ledger) == [job]
         with ledger.writing() as connection:
-            assert batches.any_news(connection, now=ledger.clock())
+            assert pending_work.find(connection, now=ledger.clock()).batches
         assert bring_back(ledger) == 0
         assert ledger.rows(schema.tag_hold) == []
         with ledger.writing() as connection:
-            assert not batches.any_news(connection, now=ledger.clock())
+            assert not pending_work.find(connection, now=ledger.clock()).batches
 
     def test_that_is_made_while_the_leader_ends_the_last_one_holds(self, pg_ledger: Ledger) -> None:
         ledger = pg_ledger

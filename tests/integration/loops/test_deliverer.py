@@ -31,6 +31,7 @@ from tests.support.leading import FixedLeadership
 from tests.support.ledger import MESSAGE, Ledger
 from tests.support.receivers import SECRET, Receiver, receiving
 from tests.support.waiting import eventually
+from worker.leading.work_poll import WorkPoll
 from worker.notifying.deliverer import Deliverer
 from worker.redis.embedded import EmbeddedRedis, redis_client
 
@@ -57,7 +58,14 @@ def delivering(ledger: Ledger, *, leadership: FixedLeadership | None = None, **g
         outcome_endpoints={name: {"url": receiver.url} for name, receiver in receivers.items()},
         **({"outcome_timeout_s": TIMEOUT_S} | given),
     )
-    deliverer = Deliverer(ledger.engine, leadership or FixedLeadership(), settings, policy=POLICY, now=clock.now)
+    deliverer = Deliverer(
+        ledger.engine,
+        leadership or FixedLeadership(),
+        WorkPoll(ledger.engine, now=clock.now),
+        settings,
+        policy=POLICY,
+        now=clock.now,
+    )
     deliverer.start()
     try:
         yield deliverer

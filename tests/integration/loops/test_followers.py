@@ -22,6 +22,7 @@ from tests.support.ledger import Ledger
 from worker.leading import followers, mailbox_readings
 from worker.leading.followers import Followers
 from worker.leading.mailbox_readings import MailboxReadings
+from worker.leading.work_poll import WorkPoll
 from worker.telemetry import journal
 
 SETTINGS = Settings.load({"NYLAS_API_KEY": "none"})
@@ -52,6 +53,10 @@ def bugs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
+def poll(ledger: Ledger) -> WorkPoll:
+    return WorkPoll(ledger.engine, now=ledger.clock)
+
+
 def spoil(ledger: Ledger, job: UUID, **columns: Any) -> None:
     with ledger.writing() as connection:
         spoilt = {"unless": "nonsense"} | columns
@@ -78,7 +83,7 @@ class TestAnUnexpectedErrorAboutOne:
             spoil(ledger, jobs[2], stage=stage, **times)
         monotonic = [100.0]
         loop = Followers(
-            ledger.engine, FixedLeadership(), cast(Any, Readings()), SETTINGS,
+            ledger.engine, FixedLeadership(), poll(ledger), cast(Any, Readings()), SETTINGS,
             now=ledger.clock, monotonic=lambda: monotonic[0],
         )  # fmt: skip
         for _ in range(3):
@@ -103,7 +108,7 @@ class TestAnUnexpectedErrorAboutOne:
             ledger.send(grant, after=str(first), unless="replied") for grant, first in zip(grants, firsts, strict=True)
         ]
         engine = Readings()
-        loop = Followers(ledger.engine, FixedLeadership(), cast(Any, engine), SETTINGS, now=ledger.clock)
+        loop = Followers(ledger.engine, FixedLeadership(), poll(ledger), cast(Any, engine), SETTINGS, now=ledger.clock)
         loop.run_once()
         assert len(engine.begun) == 3
         engine.begun[0].set_exception(RuntimeError("a bug of ours"))
