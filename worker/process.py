@@ -54,9 +54,9 @@ from worker.telemetry.flower_events import FlowerEvents
 from worker.telemetry.spans import Spans
 from worker.telemetry.traces import Traces
 
-# Connections of one process for what runs for every job, besides one per Celery thread: recorder, heartbeat,
-# dispatcher; the claimers of the intake; and the readers of files.
-BUSY_CONNECTIONS = 3 + CLAIMERS + READERS
+# Connections of one process for what runs all the time, besides one per Celery thread: recorder, heartbeat, dispatcher,
+# the poll for the leader's loops; the claimers of the intake; and the readers of files.
+BUSY_CONNECTIONS = 4 + CLAIMERS + READERS
 # For all else: leadership, rescuer, batches, grant checker, reconciler, pruner, deliverer.
 OTHER_CONNECTIONS = 7
 
@@ -127,7 +127,7 @@ class Process:
     def _leading_services(self, publish: Publish, policy: Policy) -> Iterator[Service]:
         """Loops that act only in the leader. The deliverer stops first, then the dispatcher, which ends the lead."""
         settings, ledger, leadership, now = self._settings, self.ledger, self.leadership, self.now
-        absent, poll = Absent(), WorkPoll(ledger, now=now)
+        absent, poll = Absent(), WorkPoll(self.busy_ledger, now=now)
         reconciler = Reconciler(
             ledger,
             leadership,

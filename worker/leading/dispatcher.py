@@ -185,6 +185,7 @@ class Dispatcher:
             return max(FULL_PAUSE, min(leadership.until_asking(), clock.seconds(self._poll_s)))
         if self._paced is not None:
             self._apply_paces(self._paced)
+        self._wakeup.catch_up()
         done = self._rounds.run()
         metrics.dispatched(len(done.turns))
         if done.turns:

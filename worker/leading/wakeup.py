@@ -29,6 +29,10 @@ SQLITE_LOOK_S = 0.03
 # What is written to the log is a commit only after an fsync: look again so soon, then after twice the time, and so on.
 SQLITE_FIRST_LOOK_S = 0.001
 
+# So many commits in a row without a report, and none will come. One report may be of two commits: it is read when the
+# second has been written and the first has not been seen.
+SILENT_AFTER = 3
+
 # Pause after a failed attempt to listen.
 RETRY_S = 5.0
 
@@ -49,6 +53,9 @@ class Wakeup(Protocol):
 
     def wait_for(self, limit_s: float) -> bool:
         """Return when woken, or after ``limit_s`` seconds: whether there was a commit that may have made work."""
+
+    def catch_up(self) -> None:
+        """Do not be woken by what has been committed so far: a round follows, which will see it."""
 
     def wake(self) -> None:
         """Wake it from any thread of this process."""
@@ -115,6 +122,9 @@ class PostgresWakeup(_Pipe):
             self._disconnect()
         return True
 
+    def catch_up(self) -> None:
+        """Notifications come only while the dispatcher sleeps, and not for what it commits itself."""
+
     def close(self) -> None:
         self._disconnect()
         super().close()
@@ -149,7 +159,7 @@ class SqliteWakeup(_Pipe):
         super().__init__()
         self._writes = WriteCounter(path)  # keeps the log, which the last connection deletes
         self._watch = _watch(f"{path}-wal")
-        self._heard = False  # whether it has said something since the last commit
+        self._unreported = 0  # commits since the last report
 
     def wait_for(self, limit_s: float) -> bool:
         fds = [] if self._watch is None else [self._watch.fd]
@@ -159,9 +169,7 @@ class SqliteWakeup(_Pipe):
             ready = self._select(fds, min(left, look_s))
             written = any(fd in ready for fd in fds)
             if written:
-                self._heard = True
-                with contextlib.suppress(BlockingIOError):
-                    os.read(fds[0], 65_536)  # only that something was written is of interest
+                self._read_reports(fds[0])
             if self._read in ready:
                 return False
             if self._writes.has_changed():
@@ -170,14 +178,29 @@ class SqliteWakeup(_Pipe):
             look_s = SQLITE_FIRST_LOOK_S if written else min(most_s, 2 * look_s)
         return False
 
+    def catch_up(self) -> None:
+        """Reports of a write that is not committed yet may be dropped too: the round waits for its lock."""
+        if not self._writes.has_changed():
+            return
+        if self._watch is not None and select.select([self._watch.fd], [], [], 0)[0]:
+            self._read_reports(self._watch.fd)
+        self._leave_if_silent()
+
+    def _read_reports(self, fd: int) -> None:
+        self._unreported = 0
+        with contextlib.suppress(BlockingIOError):
+            os.read(fd, 65_536)  # only that something was written is of interest
+
     def _leave_if_silent(self) -> None:
-        """After a commit: watch no longer if nothing has said that the log was written (some file systems of networks
-        and containers take a watch and report nothing).
+        """After a commit: watch no longer if nothing says that the log is written (some file systems of networks and
+        containers take a watch and report nothing).
         """
-        if self._watch is not None and not self._heard and not select.select([self._watch.fd], [], [], 0)[0]:
+        if self._watch is None or select.select([self._watch.fd], [], [], 0)[0]:
+            return
+        self._unreported += 1
+        if self._unreported == SILENT_AFTER:
             self._watch.close()
             self._watch = None
-        self._heard = False
 
     def close(self) -> None:
         if self._watch is not None:

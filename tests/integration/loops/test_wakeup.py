@@ -73,6 +73,14 @@ class TestSqlite:
         other.execute("INSERT INTO job VALUES (1)")
         assert waited(wakeup, LIMIT_S) < LIMIT_S / 2
 
+    def test_is_not_woken_by_what_a_round_has_seen(self, wakeup: SqliteWakeup, other: sqlite3.Connection) -> None:
+        for _ in range(3):
+            other.execute("INSERT INTO job VALUES (1)")
+            wakeup.catch_up()
+            assert waited(wakeup, 0.05) >= 0.05
+        other.execute("INSERT INTO job VALUES (1)")
+        assert waited(wakeup, LIMIT_S) < LIMIT_S / 2
+
     def test_is_not_woken_by_what_is_written_before_its_commit(
         self, wakeup: SqliteWakeup, other: sqlite3.Connection, tmp_path: Path
     ) -> None:
@@ -111,13 +119,26 @@ class TestSqlite:
         monkeypatch.setattr(wakeups, "_watch", lambda _log: watch(str(tmp_path / "silent")))
         with closing(SqliteWakeup(str(tmp_path / "ledger.db"))) as wakeup:
             assert waited(wakeup, 0.05) >= 0.05
-            other.execute("INSERT INTO job VALUES (1)")
-            waited(wakeup, 0.05)
+            for _ in range(wakeups.SILENT_AFTER):
+                other.execute("INSERT INTO job VALUES (1)")
+                waited(wakeup, 0.05)
             with ThreadPoolExecutor(1) as pool:
                 waiting = pool.submit(waited, wakeup, LIMIT_S)
                 other.execute("INSERT INTO job VALUES (1)")
                 assert waiting.result() < LIMIT_S / 2
             assert waited(wakeup, 0.05) >= 0.05
+
+    def test_goes_on_though_one_report_was_of_two_commits(
+        self, wakeup: SqliteWakeup, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        watched = wakeup._watch is not None
+        for _ in range(3):
+            other.execute("INSERT INTO job VALUES (1)")
+            assert waited(wakeup, LIMIT_S) < LIMIT_S / 2
+            with monkeypatch.context() as patch:  # the report of this one was read with the one before
+                patch.setattr(wakeup._writes, "has_changed", lambda: True)
+                wakeup.catch_up()
+            assert (wakeup._watch is not None) == watched
 
     def test_goes_on_with_what_the_system_reports_however_slow_commits_are(
         self, tmp_path: Path, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
