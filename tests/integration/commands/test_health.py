@@ -195,6 +195,7 @@ class TestTheProbes:
 
     def test_call_a_worker_dead_whose_loop_stands_still(self, system: System) -> None:
         worker = system.start_worker()
+        eventually(lambda: ask(system, "--ready")[0] == 0, "readiness")  # frozen while it starts, it would give up
         os.kill(worker.pid, signal.SIGSTOP)
         stopped_at = clock.now()
         assert ask(system, "--live")[0] == 0, "not at once: a busy machine may be late"
