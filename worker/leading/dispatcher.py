@@ -126,7 +126,9 @@ class Dispatcher:
                 if least > 0:
                     self._stopping.wait(least / clock.SECOND)
                 if pause > least:
-                    self._rounds.expects_wakes |= self._wakeup.wait_for((pause - least) / clock.SECOND)
+                    woken = self._wakeup.wait_for((pause - least) / clock.SECOND)
+                    # Where nothing notifies, what woke it may be any commit: a heartbeat's, for example.
+                    self._rounds.expects_wakes |= woken and self._wakeup.can_notify
             except Retryable as error:
                 journal.ledger_conflict(error, waiting=0)
                 self._stopping.wait(CONFLICT_PAUSE_S)
