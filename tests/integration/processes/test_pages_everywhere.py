@@ -31,6 +31,7 @@ def test_holds_the_application_and_everything_goes_out_once_afterwards(system: S
     eventually(lambda: system.queue.why(jobs[-1]).says == "the application is held", "the hold of the application")
     held = system.queue.why(jobs[-1])
     assert (held.reason, held.rule, held.by) == ("held", "contradiction", "policy")
+    eventually(lambda: not system.states()[State.SENDING], "the end of the calls that had begun before the hold")
     calls = sum(one.operation == "send" for one in system.api.requests)
     # The probe after the hold meets a page again, and is the only call.
     eventually(lambda: sum(one.operation == "send" for one in system.api.requests) > calls, "a probe")
