@@ -223,12 +223,12 @@ class _Turn:
         )
 
     async def _record(self, outcome: Outcome | None, begins: list[ClaimedJob]) -> None:
-        """Have the outcome committed together with the jobs to begin next or, if there are none, the turn's end."""
+        """Have the outcome committed together with the jobs to begin next, which are open already, or, if there are
+        none, the turn's end.
+        """
         end = self._end() if not begins and not self._open and not self._begun else None
         self._ended = end is not None
         lane = self._lane
-        # These jobs count as open until this is committed, so that a second outcome does not begin as many again.
-        self._open += len(begins)
         wanted = [
             Begin(
                 lane.id,
@@ -246,7 +246,9 @@ class _Turn:
         self._begun.extend(begin for begin in begins if begin.id in may_go)
 
     def _next_to_begin(self) -> list[ClaimedJob]:
-        """The jobs to begin with the commit of an outcome: as many as the ramp allows."""
+        """The jobs to begin with the commit of an outcome: as many as the ramp allows. They count as open until that is
+        done (`_record`), so that a second outcome neither begins as many again nor ends the turn.
+        """
         if not self._waiting:
             return []
         now = self._around.now()
@@ -264,6 +266,7 @@ class _Turn:
             self._waiting.remove(job)
             if job.object_id is not None:
                 self._objects.add(job.object_id)
+        self._open += len(chosen)
         return chosen
 
     def _free(self) -> list[ClaimedJob]:

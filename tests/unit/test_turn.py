@@ -317,6 +317,21 @@ class TestTheEnd:
         assert process.finished == []
         assert process.end.successes == 3
 
+    @pytest.mark.parametrize("seed", range(60))
+    def test_is_the_last_that_is_recorded_though_an_answer_comes_just_when_the_pace_lets_a_job_begin(
+        self, seed: int
+    ) -> None:
+        """A job is chosen 0.5 s after each start, a second before its own, while the last call is still on the wire."""
+        chance = random.Random(seed)
+        jobs = [job() for _ in range(12)]
+        brought = {one.id: (chance.choice([0.5, 0.5005, 0.501, 0.502, 0.503, 1.0]), answer()) for one in jobs}
+        process = Process(turn_time=MINUTE, replies=brought, commit_s=chance.choice([0.0, 0.001, 0.002]))
+        process.run(claim(jobs, ramp=2, pace=Pace(2), stretch=3 * SECOND // 2))
+        *earlier, last = process.records
+        assert last.end is not None
+        assert [entry for entry in earlier if entry.end is not None] == []
+        assert process.events == [Event.ACCEPT] * len(jobs)
+
     def test_of_a_turn_with_nothing_to_do_is_recorded_at_once(self) -> None:
         process = Process().run(claim([]))
         assert process.records == []
