@@ -55,8 +55,9 @@ class Watched:
         os.kill(int(pid), signal.SIGKILL)
 
     def switch(self) -> None:
-        """A planned failover: the primary becomes a replica, and lives on."""
-        self._ask(next(iter(self.sentinels)), "SENTINEL", "FAILOVER", NAME)
+        """A planned failover: the primary becomes a replica, and lives on. Refused until the replica is known."""
+        first = next(iter(self.sentinels))
+        eventually(lambda: self._ask(first, "SENTINEL", "FAILOVER", NAME) is not None, "a failover that is not refused")
 
     def start(self, port: int) -> None:
         """Start a server again, as it was configured first; the sentinels tell it whom to follow."""
