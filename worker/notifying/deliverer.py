@@ -39,7 +39,7 @@ from worker.telemetry.alerts import alert
 
 T = TypeVar("T")
 
-# An outcome is delivered within about this time. Each look costs an index probe or two.
+# An outcome is delivered within about this time.
 LOOK_EVERY_S = 1.0
 
 # Deliveries per turn: at most this many are repeated if this process dies.
@@ -68,6 +68,7 @@ class Deliverer:
         self._busy: dict[str, asyncio.Task[None]] = {}
         self.looks = 0
         self._queries = ThreadPoolExecutor(1, thread_name_prefix="sendq-deliveries")  # one connection, whatever happens
+        self._polls = ThreadPoolExecutor(1, thread_name_prefix="sendq-deliveries-poll")  # may wait for another loop's
         self._loop: asyncio.AbstractEventLoop
         self._stopping: asyncio.Event
         self._running = threading.Event()
@@ -112,6 +113,7 @@ class Deliverer:
         finally:
             await self._receivers.close()
             self._queries.shutdown(wait=False)
+            self._polls.shutdown(wait=False)
 
     async def look(self, *, due_at: float | None = None) -> None:
         """Start a task for every receiver that has something due and has none yet. ``due_at``: monotonic; now."""
@@ -119,7 +121,7 @@ class Deliverer:
         if not self._leadership.leads:
             return
         since = time.monotonic() if due_at is None else due_at
-        pending = await asyncio.get_running_loop().run_in_executor(self._queries, self._poll.since, since)
+        pending = await asyncio.get_running_loop().run_in_executor(self._polls, self._poll.since, since)
         if not pending.deliveries:
             return
         for receiver in await self._ask(lambda connection: deliveries.receivers(connection, now=self._now())):

@@ -41,7 +41,7 @@ class PeriodicLoop(ABC):
 
     @property
     def due_at(self) -> float:
-        """When this round was due (monotonic), which is the same for all loops; one by itself is due when it runs."""
+        """When this round was due (monotonic), the same for all loops; now, if `run_once` is called directly."""
         return time.monotonic() if self._due_at is None else self._due_at
 
     def ledger_unavailable(self) -> None:

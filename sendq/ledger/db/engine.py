@@ -75,8 +75,8 @@ def open_engine(url: str | URL, **options: Any) -> Engine:
     return engine
 
 
-# A connection that was used within this time is not pinged.
-FRESH_S = 1.0
+# A connection that was used within this time is not pinged: longer than the pause of what asks once a second.
+FRESH_S = 1.5
 
 
 def open_busy_engine(
@@ -125,7 +125,11 @@ def open_callers_engine(url: str | URL, *, monotonic: Callable[[], float] = time
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: Any, _record: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
         connection = CooperativeConnection.connect(*arguments, **named)
-        connection.note_isolation()
+        try:
+            connection.note_isolation()
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     _ping_rested(engine, monotonic, look=may_be_closed)

@@ -75,8 +75,13 @@ class WriteCounter:
         self._seen = self._version()
 
     def has_changed(self) -> bool:
-        """Whether there was a commit since the last call."""
-        before, self._seen = self._seen, self._version()
+        """Whether there was a commit since the last call, or the file cannot be read: what follows will say why."""
+        import sqlite3
+
+        try:
+            before, self._seen = self._seen, self._version()
+        except sqlite3.Error:
+            return True
         return before != self._seen
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ from tests.integration.ledger.test_turns_at_once import at_once
 from tests.support.ledger import Ledger, end, outcome
 
 # The few rows of pairs, workers and the leader may be read in any way.
-_LARGE = "job lane payload attempt wake batch batch_change key job_tag piece chunk"
+_LARGE = "job lane payload attempt wake batch batch_change key job_tag piece chunk after delivery delivery_status"
 LARGE = {f"sendq_{name}" for name in _LARGE.split()}
 
 # What is found by these may be sorted: the jobs of one message, and the lanes that are held.
@@ -46,6 +46,7 @@ SMALL = {
     "sendq_batch_change_news_idx",
 }
 SMALL |= {"sendq_batch_making_idx", "sendq_batch_cancel_idx", "sendq_delivery_status_pending_idx"}
+SMALL |= {"sendq_after_waiting_idx", "sendq_after_check_idx", "sendq_after_read_idx", "sendq_delivery_waiting_idx"}
 
 
 @pytest.fixture

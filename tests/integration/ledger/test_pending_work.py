@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from sendq.ids import lane_id, new_id
 from sendq.ledger import grants, pending_work
 from sendq.ledger.db import schema
 from sendq.ledger.pending_work import PendingWork
+from tests.integration.ledger.test_mail_plans import plans
 from tests.support.ledger import Ledger
 
 NONE = PendingWork(*(False for _ in PendingWork._fields))
@@ -66,6 +69,16 @@ def delivery(ledger: Ledger) -> None:
 
 
 class TestPendingWork:
+    def test_is_found_through_indexes(self, sqlite_ledger_url: str, engines: Any) -> None:
+        """On SQLite; the plans that PostgreSQL keeps are checked together (`test_kept_plans`)."""
+        with engines.of(sqlite_ledger_url) as engine:
+            ledger = Ledger(engine)
+            with plans(ledger, "EXPLAIN QUERY PLAN") as seen:
+                found(ledger)
+        (plan,) = seen
+        assert plan.count("USING") > 8
+        assert re.findall(r"SCAN (sendq_\w+)(?! USING)\b(?!.* USING)", plan) == ["sendq_tag_hold"]
+
     def test_is_none_for_jobs_that_take_their_ordinary_way(self, ledger: Ledger) -> None:
         ledger.send("g1", provider="imap")
         ledger.absorb()

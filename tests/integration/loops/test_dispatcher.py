@@ -404,6 +404,55 @@ class TestAWakeupThatBreaks:
             dispatcher.stop(LIMIT_S)
 
 
+class TestWhatHasWokenIt:
+    def test_is_caught_up_with_before_the_round_that_sees_it(
+        self, standing: Standing, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        order: list[str] = []
+
+        class Noting(Wakeup):
+            def catch_up(self) -> None:
+                order.append("caught up")
+
+        dispatcher = standing.dispatcher(Noting())
+        run = dispatcher._rounds.run
+
+        def noted() -> Any:
+            order.append("round")
+            return run()
+
+        monkeypatch.setattr(dispatcher._rounds, "run", noted)
+        dispatcher.run_once()
+        assert order == ["caught up", "round"]
+
+    @pytest.mark.parametrize("notified", [False, True])
+    def test_is_known_to_be_new_jobs_only_if_commits_notify(
+        self, standing: Standing, monkeypatch: pytest.MonkeyPatch, notified: bool
+    ) -> None:
+        class Woken(Wakeup):
+            can_notify = notified
+
+            def wait_for(self, limit_s: float) -> bool:
+                return True
+
+        expected: list[bool] = []
+        dispatcher = standing.dispatcher(Woken())
+        rounds = dispatcher._rounds
+        run = rounds.run
+
+        def noted() -> Any:
+            expected.append(rounds.expects_wakes)
+            return run()
+
+        monkeypatch.setattr(rounds, "run", noted)
+        dispatcher.start()
+        try:
+            eventually(lambda: standing.clock.advance(0.1) and (any(expected) or len(expected) > 20), "rounds")
+        finally:
+            dispatcher.stop(LIMIT_S)
+        assert any(expected) == notified
+
+
 class TestADispatcherWhoseRoundsFail:
     def test_lets_another_process_lead_and_says_so(self, standing: Standing, monkeypatch: pytest.MonkeyPatch) -> None:
         """As when its code was replaced under it."""

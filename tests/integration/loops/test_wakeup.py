@@ -81,6 +81,11 @@ class TestSqlite:
         other.execute("INSERT INTO job VALUES (1)")
         assert waited(wakeup, LIMIT_S) < LIMIT_S / 2
 
+    def test_that_cannot_read_the_file_leaves_it_to_the_round_to_say_so(self, wakeup: SqliteWakeup) -> None:
+        wakeup._writes.close()
+        assert wakeup._writes.has_changed()
+        wakeup.catch_up()
+
     def test_is_not_woken_by_what_is_written_before_its_commit(
         self, wakeup: SqliteWakeup, other: sqlite3.Connection, tmp_path: Path
     ) -> None:
