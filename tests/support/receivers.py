@@ -148,7 +148,8 @@ class ForeignApplication:
         """The outcomes that its task was called with, each with the queue and the task's id."""
         if not self.file.exists():
             return []
-        return [json.loads(line) for line in self.file.read_text().splitlines()]
+        written, _, _being_written = self.file.read_text().rpartition("\n")
+        return [json.loads(line) for line in written.splitlines()]
 
     def taken_in(self) -> Counter[tuple[str, str]]:
         """How often it received each (job, kind)."""

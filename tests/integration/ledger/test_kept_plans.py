@@ -46,7 +46,8 @@ SMALL = {
     "sendq_batch_change_news_idx",
 }
 SMALL |= {"sendq_batch_making_idx", "sendq_batch_cancel_idx", "sendq_delivery_status_pending_idx"}
-SMALL |= {"sendq_after_waiting_idx", "sendq_after_check_idx", "sendq_after_read_idx", "sendq_delivery_waiting_idx"}
+SMALL |= {"sendq_after_waiting_idx", "sendq_after_check_idx", "sendq_after_read_idx", "sendq_after_lane_idx"}
+SMALL |= {"sendq_delivery_waiting_idx"}
 
 
 @pytest.fixture
