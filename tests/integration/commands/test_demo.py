@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.directories import short_directory
 from tests.support.processes import Running, running
 from tests.support.waiting import LIMIT_S, eventually
 
 
 @pytest.fixture
 def tmp() -> Iterator[Path]:
-    """A directory with a short name: a socket's path has room for 107 bytes."""
-    path = Path(tempfile.mkdtemp(prefix="demo-", dir="/tmp"))
-    yield path
-    shutil.rmtree(path)
+    with short_directory("demo-") as path:
+        yield path
 
 
 WORKER = "-m worker "  # in a worker's command line, and in no other process's

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 from sendq import SendQueue
 from sendq.simulator import Fault, Simulator
 from sendq.vault import new_key
+from tests.support.directories import short_directory
 from tests.support.ledger import MESSAGE
 from tests.support.processes import running
 from tests.support.waiting import LIMIT_S, eventually
@@ -20,10 +19,8 @@ from tests.support.waiting import LIMIT_S, eventually
 
 @pytest.fixture
 def tmp() -> Iterator[Path]:
-    """A directory with a short name: a socket's path has room for 107 bytes."""
-    path = Path(tempfile.mkdtemp(prefix="up-", dir="/tmp"))
-    yield path
-    shutil.rmtree(path)
+    with short_directory("up-") as path:
+        yield path
 
 
 @pytest.fixture
