@@ -126,9 +126,9 @@ class Dispatcher:
                 if least > 0:
                     self._stopping.wait(least / clock.SECOND)
                 if pause > least:
-                    notified = self._wakeup.can_notify  # otherwise any commit wakes it: a heartbeat's, for example
+                    can_notify = self._wakeup.can_notify  # if not, any commit wakes it: a heartbeat's, for example
                     woken = self._wakeup.wait_for((pause - least) / clock.SECOND)
-                    self._rounds.expects_wakes |= woken and notified
+                    self._rounds.expects_wakes |= woken and can_notify
             except Retryable as error:
                 journal.ledger_conflict(error, waiting=0)
                 self._stopping.wait(CONFLICT_PAUSE_S)

@@ -116,7 +116,10 @@ class Deliverer:
             self._polls.shutdown(wait=False)
 
     async def look(self, *, due_at: float | None = None) -> None:
-        """Start a task for every receiver that has something due and has none yet. ``due_at``: monotonic; now."""
+        """Start a task for every receiver that has something due and has none yet.
+
+        ``due_at``: when this look was due (monotonic, seconds); None: now.
+        """
         self.looks += 1
         if not self._leadership.leads:
             return

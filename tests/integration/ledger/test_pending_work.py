@@ -69,6 +69,13 @@ def delivery(ledger: Ledger) -> None:
 
 
 class TestPendingWork:
+    def test_is_none_for_a_deleted_grant_of_an_unknown_provider(self, ledger: Ledger) -> None:
+        unknown_provider(ledger)
+        assert found(ledger).unknown_providers
+        with ledger.writing() as connection:
+            connection.execute(schema.lane.update().values(gone=True))
+        assert not found(ledger).unknown_providers
+
     def test_is_found_through_indexes(self, sqlite_ledger_url: str, engines: Any) -> None:
         """On SQLite; the plans that PostgreSQL keeps are checked together (`test_kept_plans`)."""
         with engines.of(sqlite_ledger_url) as engine:
